@@ -1,0 +1,44 @@
+# One environment, .venv, made once; every target below starts from it.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# A stamp, so that a second `make` installs nothing; it is remade when what is installed changes.
+READY := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-gpu test-slow check format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY)  ## make .venv with everything installed
+
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (about 3 GB, a few minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## the main job on MovieLens-100K: train, export, serve, recommend
+	@$(BIN)/fuserec demo
+
+test: $(READY)  ## the fast tests, kernels in the interpreter and the real server included
+	$(BIN)/python -m pytest
+
+test-gpu: $(READY)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what the targets made, the environment included
+	rm -rf $(VENV) build dist

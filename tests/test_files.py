@@ -1,0 +1,56 @@
+"""Files and folders appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from fuserec.files import replacing_file, replacing_folder, sha256
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_sha256_of_known_content(tmp_path: Path) -> None:
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_file_is_replaced_on_success(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    for content in ("old", "new"):
+        with replacing_file(path) as temporary:
+            temporary.write_text(content)
+    assert path.read_text() == "new"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_file_is_kept_on_error(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(Interrupted), replacing_file(path) as temporary:
+        temporary.write_text("half")
+        raise Interrupted
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_folder_is_replaced_on_success(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    for name in ("old", "new"):
+        with replacing_folder(path) as temporary:
+            (temporary / name).write_text(name)
+    assert [entry.name for entry in path.iterdir()] == ["new"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_folder_is_kept_on_error(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("old")
+    with pytest.raises(Interrupted), replacing_folder(path) as temporary:
+        (temporary / "half").write_text("half")
+        raise Interrupted
+    assert [entry.name for entry in path.iterdir()] == ["old"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
