@@ -1,0 +1,106 @@
+"""What callers hand over, turned into numpy arrays of known type, or refused with what was expected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+def as_array(value: object, name: str) -> Array:
+    """Return `value` as a numpy array; a torch tensor is taken by its methods, so torch need not be imported."""
+    if hasattr(value, "detach"):
+        try:
+            return np.asarray(value.detach().cpu().numpy())
+        except TypeError as error:  # bfloat16 and the like, which numpy does not know
+            dtype = getattr(value, "dtype", type(value))
+            raise ValueError(f"{name}: got dtype {dtype}, expected one that numpy knows") from error
+    return np.asarray(value)
+
+
+def as_float_matrix(value: object, name: str) -> Array:
+    """Return `value` as a float32 or float16 array of two dimensions, not copied.
+
+    Raises:
+        ValueError: It has another number of dimensions or another dtype.
+    """
+    array = as_array(value, name)
+    if array.ndim != 2:
+        raise ValueError(f"{name}: got shape {array.shape}, expected two dimensions")
+    if array.dtype not in (np.float32, np.float16):
+        raise ValueError(f"{name}: got dtype {array.dtype}, expected float32 or float16")
+    return array
+
+
+def is_on_device(value: object) -> bool:
+    """Return whether `value` is a torch tensor on a GPU."""
+    return bool(getattr(value, "is_cuda", False))
+
+
+def as_table(value: object, name: str) -> Any:
+    """Return an embedding table as `as_float_matrix` does, but leave one on a GPU where it is.
+
+    Raises:
+        ValueError: As `as_float_matrix`; on a GPU, also if it is not float32 and contiguous.
+    """
+    if not is_on_device(value):
+        return as_float_matrix(value, name)
+    tensor: Any = value
+    if tensor.ndim != 2 or str(tensor.dtype) != "torch.float32" or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name}: got a {tensor.dtype} tensor of shape {tuple(tensor.shape)} on {tensor.device}, expected a "
+            "contiguous float32 one of two dimensions there"
+        )
+    return tensor.detach()
+
+
+def as_int_vector(value: object, name: str) -> IntArray:
+    """Return `value` as an int64 array of one dimension; an empty list is one too.
+
+    Raises:
+        ValueError: It has another number of dimensions, is not of an integer dtype, or does not fit int64.
+    """
+    array = as_array(value, name)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: got shape {array.shape}, expected one dimension")
+    if array.size == 0 and isinstance(value, list | tuple):
+        return np.empty(0, np.int64)  # numpy calls an empty list float64
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name}: got dtype {array.dtype}, expected integers that fit int64")
+    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: got {int(array.max())}, expected integers that fit int64")
+    return array.astype(np.int64, copy=False)
+
+
+def as_offsets(value: object, total: int, name: str) -> IntArray:
+    """Return CSR offsets as int64: they start at 0, never fall, and end at `total`.
+
+    Raises:
+        ValueError: They do not.
+    """
+    offsets = as_int_vector(value, name)
+    if offsets.size == 0 or offsets[0] != 0:
+        raise ValueError(f"{name}: got {offsets[:1].tolist()} at the start, expected 0")
+    falls = np.flatnonzero(np.diff(offsets) < 0)
+    if falls.size:
+        at = int(falls[0])
+        raise ValueError(f"{name}: got {offsets[at + 1]} after {offsets[at]} at position {at + 1}, expected to rise")
+    if offsets[-1] != total:
+        raise ValueError(f"{name}: ends at {offsets[-1]}, expected the number of ids, {total}")
+    return offsets
+
+
+def read_only(array: Array) -> Array:
+    """Return a C-contiguous read-only view (or copy): compiled kernels then see one array type, not four."""
+    view = np.ascontiguousarray(array).view(np.ndarray)
+    if view is array:
+        view = array.view()
+    view.flags.writeable = False
+    return view

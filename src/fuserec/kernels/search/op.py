@@ -1,0 +1,116 @@
+"""The search as the index calls it: choose the backend, launch it, and refuse queries that have no sound answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from fuserec.kernels._arrays import FloatArray, is_on_device
+from fuserec.kernels.filters import RowFilter
+from fuserec.kernels.query import Pool
+from fuserec.kernels.search.found import Found
+
+Backend = Literal["auto", "cpu", "cuda", "interpret", "reference"]
+
+_LARGEST = float(np.finfo(np.float32).max)
+# Shorter queries would lose digits to float32's smallest numbers before they are normalised.
+_SHORTEST = float(np.finfo(np.float32).tiny) / float(np.finfo(np.float32).eps)
+
+
+def resolve(backend: str) -> str:
+    """Return the backend to run; "auto" becomes "cuda" or "cpu".
+
+    "auto" takes the GPU only in a process that has imported torch already and sees a CUDA device: a server that
+    searches on the CPU must not pay for torch to find that out.
+
+    Raises:
+        ValueError: `backend` is none of the known ones.
+    """
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(get_args(Backend))}")
+    if backend != "auto":
+        return backend
+    torch = sys.modules.get("torch")
+    return "cuda" if torch is not None and torch.cuda.is_available() else "cpu"
+
+
+def search(
+    items: FloatArray,
+    pool: Pool,
+    out: RowFilter,
+    k: int,
+    *,
+    normalize: bool,
+    max_abs: float,
+    backend: str = "auto",
+    resident: dict[str, Any],
+) -> Found:
+    """Return the k best rows of each query under the total order.
+
+    Args:
+        items: (N, D) float32, C-contiguous.
+        pool: The queries; B of them.
+        out: Rows that may not be returned.
+        k: At least 1; beyond N the answer has a tail.
+        normalize: Divide each query by its Euclidean norm (cosine).
+        max_abs: Largest absolute value in `items`.
+        backend: See `resolve`.
+        resident: What GPU searches keep on their devices from one call to the next; owned by the index.
+
+    Raises:
+        ValueError: A query is not finite, is zero where it must be normalised, or could overflow a float32 score; or
+            the backend is not to be had here.
+    """
+    backend = resolve(backend)
+    if is_on_device(pool.table) and backend != "cuda":
+        raise ValueError(
+            f"query table: got a tensor on {pool.table.device}, expected one in host memory for {backend!r}"
+        )
+    if pool.batch == 0:
+        return Found(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0))
+    reach = min(k, len(items))
+    if backend == "reference":
+        from fuserec.kernels.search import reference
+
+        found = reference.search(items, pool, out, reach, normalize=normalize)
+    elif backend == "cpu":
+        from fuserec.kernels.search import _numba
+
+        found = _numba.search(items, pool, out, reach, normalize=normalize)
+    else:
+        from fuserec.kernels.search import _cuda
+
+        found = _cuda.search(
+            items, pool, out, reach, normalize=normalize, interpret=backend == "interpret", resident=resident
+        )
+    _check_magnitudes(found, normalize=normalize, max_abs=max_abs)
+    return _with_tail(found, k)
+
+
+def _check_magnitudes(found: Found, *, normalize: bool, max_abs: float) -> None:
+    """Refuse what has no sound float32 score; told by the sum of |q|, which the backends get in passing.
+
+    As |q.e| <= sum|q| * max|e|, a product within float32 rules out overflow at any point of any sum.
+    """
+    for b in np.flatnonzero(~(found.magnitudes < _LARGEST / max(max_abs, 1.0))):
+        raise ValueError(
+            f"query {b}: got absolute values summing to {found.magnitudes[b]}, expected finite values whose scores "
+            f"fit float32 (table entries reach {max_abs:.3g})"
+        )
+    if normalize:
+        for b in np.flatnonzero(found.magnitudes < _SHORTEST):
+            raise ValueError(
+                f"query {b}: got absolute values summing to {found.magnitudes[b]}, expected at least {_SHORTEST:.1g} "
+                "for the cosine metric to normalise"
+            )
+
+
+def _with_tail(found: Found, k: int) -> Found:
+    missing = k - found.rows.shape[1]
+    if missing == 0:
+        return found
+    rows = np.pad(found.rows, ((0, 0), (0, missing)), constant_values=-1)
+    scores = np.pad(found.scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+    return Found(rows, scores, found.magnitudes)

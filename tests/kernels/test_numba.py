@@ -1,0 +1,109 @@
+"""What only the CPU twin can get wrong: parts, threads, and the compiler's cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import pytest
+
+from fuserec.kernels import ItemIndex
+from fuserec.kernels.search.config import choose_cpu_config
+
+from .checks import assert_identical_topk, truth
+
+ROWS, DIM = 9001, 64  # one query over it is more than one thread's work
+
+
+@pytest.fixture(scope="module")
+def index() -> ItemIndex:
+    return ItemIndex.build(np.random.default_rng(0).integers(-3, 4, (ROWS, DIM)).astype(np.float32))
+
+
+def queries(batch: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(-3, 4, (batch, DIM)).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5], ids=["rows_in_parts", "a_query_each", "uneven_parts"])
+@pytest.mark.parametrize("k", [1, 50, ROWS + 1])
+def test_parts_are_merged_in_the_total_order(index: ItemIndex, batch: int, k: int) -> None:
+    exclude = [np.arange(b, ROWS, 7) for b in range(batch)]
+    kept = np.arange(ROWS) % 7 != np.arange(batch)[:, None]
+    got = index.search(queries(batch), k, exclude=exclude, backend="cpu")
+    assert_identical_topk(got, truth(index, queries(batch)), k, kept)
+
+
+def test_duplicates_tie_across_parts() -> None:
+    row = np.random.default_rng(0).standard_normal((1, 101)).astype(np.float32)
+    index = ItemIndex.build(np.repeat(row, 6007, axis=0))
+    got = index.search(row, 6007, backend="cpu")
+    assert got.ids[0].tolist() == list(range(6007))
+
+
+def test_the_number_of_threads_is_the_callers(index: ItemIndex) -> None:
+    with_all = index.search(queries(3), 20, backend="cpu")
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        with_one = index.search(queries(3), 20, backend="cpu")
+    finally:
+        numba.set_num_threads(before)
+    assert with_one.ids.tolist() == with_all.ids.tolist()
+
+
+# numba's "workqueue" layer, the one that is always there, aborts the process on two launches at once.
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_searches_from_four_python_threads(layer: str) -> None:
+    code = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import numba, numpy as np
+from fuserec.kernels import ItemIndex
+numba.config.THREADING_LAYER = sys.argv[1]
+rng = np.random.default_rng(0)
+index = ItemIndex.build(rng.standard_normal((9001, 64)).astype(np.float32))
+query = rng.standard_normal((40, 1, 64)).astype(np.float32)
+with ThreadPoolExecutor(4) as pool:
+    got = list(pool.map(lambda q: index.search(q, 5, backend="cpu").ids.tolist(), query))
+assert got == [index.search(q, 5, backend="cpu").ids.tolist() for q in query]
+"""
+    subprocess.run([sys.executable, "-c", code, layer], check=True)
+
+
+def test_threads_may_share_an_index(index: ItemIndex) -> None:
+    want = index.search(queries(8), 5, backend="cpu").ids
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda b: index.search(queries(8)[b : b + 1], 5, backend="cpu").ids[0], range(8)))
+    assert np.stack(got).tolist() == want.tolist()
+
+
+def test_a_second_process_does_not_compile(index: ItemIndex) -> None:
+    index.search(queries(1), 5, backend="cpu")
+    code = """
+import numpy as np
+from fuserec.kernels import ItemIndex
+from fuserec.kernels.search import _numba
+index = ItemIndex.build(np.ones((9001, 64), np.float32))
+index.search(np.ones((1, 64), np.float32), 5, backend="cpu")
+assert _numba._run_parallel.stats.cache_hits and not _numba._run_parallel.stats.cache_misses
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "threads", "parts"),
+    [
+        (1, 100, 8, (1, 1)),
+        (1, 10**6, 1, (1, 1)),
+        (1, 10**6, 8, (1, 8)),
+        (7, 10**6, 8, (1, 8)),
+        (8, 10**6, 8, (8, 1)),
+        (64, 10**4, 8, (8, 1)),
+    ],
+)
+def test_parts_follow_the_shape(batch: int, rows: int, threads: int, parts: tuple[int, int]) -> None:
+    config = choose_cpu_config(batch, rows, 64, threads)
+    assert (config.query_parts, config.row_parts) == parts
