@@ -1,0 +1,92 @@
+"""Shared fixtures: a small checkpoint, its exported repository, and the real server over it, each made once a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from fuserec.serve.launcher import Server
+
+# Triton decides when it is imported whether kernels are compiled or interpreted, its own library included. So this
+# stands before any other import of it. With a device here they stay compiled, and the suite runs on it.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+    import triton.experimental.gluon  # noqa: F401  (a launch imports it, and it must find triton interpreted)
+
+    from fuserec.kernels.search import _kernel  # noqa: F401
+
+    del os.environ["TRITON_INTERPRET"]  # processes that tests start are to compile
+
+N_USERS, N_ITEMS, MAX_HISTORY = 230, 300, 20
+
+
+def item_id(row: int) -> int:
+    """Item ids that are neither rows nor contiguous, so that a mix-up of the two cannot pass."""
+    return 1000 + 7 * row
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained two-tower with fixed weights over a synthetic catalogue."""
+    import numpy as np
+    import polars as pl
+
+    from fuserec.models.checkpoint import Checkpoint
+    from fuserec.models.registry import build_module
+
+    rng = np.random.default_rng(7)
+    histories = [rng.integers(0, N_ITEMS, rng.integers(3, 40)) for _ in range(N_USERS)]
+    counts = np.bincount(np.concatenate(histories), minlength=N_ITEMS)
+    items = pl.DataFrame(
+        {
+            "item_id": [item_id(row) for row in range(N_ITEMS)],
+            "title": [f"Item {row}" for row in range(N_ITEMS)],
+            "genres": [["Even" if row % 2 == 0 else "Odd"] for row in range(N_ITEMS)],
+            "year": pl.Series([1990 + row % 10 for row in range(N_ITEMS)], dtype=pl.Int32),
+            "count": counts,
+        },
+        schema_overrides={"genres": pl.List(pl.String), "count": pl.Int64},
+    )
+    users = pl.DataFrame(
+        {
+            "user_id": [5 + 3 * row for row in range(N_USERS)],
+            "history": [[item_id(int(row)) for row in history] for history in histories],
+        }
+    )
+    arguments = {"n_users": N_USERS, "n_items": N_ITEMS, "dim": 32, "max_history": MAX_HISTORY}
+    torch.manual_seed(0)
+    module = build_module("two-tower", arguments)
+    folder = tmp_path_factory.mktemp("checkpoint") / "checkpoint"
+    Checkpoint("two-tower", arguments, items, users, {"note": "untrained"}, module.state_dict()).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as an int8 repository with one GPU target; tests must not change it."""
+    from fuserec.export import ExportConfig, export_checkpoint
+
+    folder = tmp_path_factory.mktemp("repository") / "repository"
+    export_checkpoint(checkpoint_folder, folder, ExportConfig(precision="int8", targets=("sm89",)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(repository: Path) -> Path:
+    """The bundle folder of the repository."""
+    return repository / "recommend" / "1"
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    """The real inference server over the repository; tests must leave it as it was."""
+    from fuserec.serve.launcher import Address, Server
+
+    with Server(repository, address=Address.free()) as server:
+        yield server
