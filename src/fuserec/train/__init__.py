@@ -1,0 +1,17 @@
+"""From a data folder to a checkpoint.
+
+movielens   writes MovieLens-100K as a data folder
+tables      one table, Parquet or CSV, brought to a schema or refused
+data        a data folder: interactions and items that fit each other
+split       time-ordered leave-one-out
+ragged      users' sequences in two flat arrays
+features    genres, title words and years of the items as tensors
+windows     training batches
+negatives   sampling probabilities, and what is no negative
+losses      InfoNCE with logQ correction
+metrics     HR, NDCG, MRR, coverage over the whole catalogue
+evaluation  the protocol: what is ranked, what is left out
+loop        the Lightning loop: early stopping, best weights, progress
+two_tower   trains the two-tower
+recipes     recipe names, as the command line knows them
+"""

@@ -1,0 +1,41 @@
+"""A small synthetic data set in which the next item follows from the last one."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from fuserec.train.data import DataSet
+
+N_ITEMS = 60
+N_USERS = 80
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Models this small lose more to threads waiting for each other than they gain, above all on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cyclic() -> DataSet:
+    """Users walk round a cycle of items from random starts; ids have gaps, items 0, 3, 6, ..."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(8, 20, N_USERS)
+    user = np.repeat(np.arange(N_USERS), lengths)
+    step = np.arange(user.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    item = (np.repeat(generator.integers(0, N_ITEMS, N_USERS), lengths) + step) % N_ITEMS
+    interactions = pl.DataFrame({"user_id": user * 5, "item_id": item * 3, "timestamp": 1000 + step})
+    titles = [f"Part {n} of the story" for n in range(N_ITEMS)]
+    items = pl.DataFrame(
+        {
+            "item_id": np.arange(N_ITEMS) * 3,
+            "title": titles,
+            "genres": [["a", "b"] if n % 2 else [] for n in range(N_ITEMS)],
+            "year": [None if n % 7 == 0 else 1950 + n for n in range(N_ITEMS)],
+        },
+        schema_overrides={"genres": pl.List(pl.String), "year": pl.Int32},
+    )
+    return DataSet(interactions, items)
