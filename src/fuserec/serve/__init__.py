@@ -1,0 +1,1 @@
+"""What runs inside and around the inference server: engines, pipeline, models, launcher."""

@@ -1,0 +1,82 @@
+"""Where the inference server is, and what has to lie around it before it starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuserec.errors import LaunchError
+
+BUNDLED_WHEEL = "nvidia-pytriton"
+
+
+@dataclass(frozen=True)
+class ServerBinary:
+    """An inference server on this machine.
+
+    Attributes:
+        path: The `tritonserver` executable.
+        wheel: Folder of the package that carries it; None for the vendor's own installation, which needs no help.
+    """
+
+    path: Path
+    wheel: Path | None
+
+    def prepare(self, scratch: Path) -> list[str]:
+        """Lay out in `scratch` what the server needs and return the command line options that point there."""
+        if self.wheel is None:
+            return []
+        # The wheel keeps one stub a Python version in a folder of its own; the server looks for it beside the backend.
+        backend = scratch / "backends" / "python"
+        backend.mkdir(parents=True)
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        stub = self.wheel / "tritonserver" / "python_backend_stubs" / version / "triton_python_backend_stub"
+        shipped = self.wheel / "tritonserver" / "backends" / "python"
+        for source in (
+            stub,
+            shipped / "libtriton_python.so",
+            shipped / "triton_python_backend_utils.py",
+        ):
+            if not source.is_file():
+                raise LaunchError(
+                    f"{source} is missing: {BUNDLED_WHEEL} has no python backend for Python {version}; "
+                    "use another Python or give --tritonserver PATH"
+                )
+            (backend / source.name).symlink_to(source)
+        return [f"--backend-directory={backend.parent}"]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment for the server process."""
+        environment = dict(os.environ)
+        # The stub runs the first python3 on PATH: it must be the one that has fuserec.
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+        if self.wheel is not None:
+            libraries = [str(self.wheel.parent / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
+            if inherited := environment.get("LD_LIBRARY_PATH"):
+                libraries.append(inherited)
+            environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+        return environment
+
+
+def find_binary(given: Path | None = None) -> ServerBinary:
+    """Find the server: the given executable, else the one in the installed wheel.
+
+    Raises:
+        LaunchError: There is none, or the given file cannot be executed.
+    """
+    if given is not None:
+        if not given.is_file() or not os.access(given, os.X_OK):
+            raise LaunchError(f"{given} is not an executable file; expected the path of a tritonserver binary")
+        wheel = given.parents[2] if given.parents[1].name == "tritonserver" else None
+        return ServerBinary(given, wheel if wheel and wheel.name == "pytriton" else None)
+    spec = importlib.util.find_spec("pytriton")
+    locations = list(spec.submodule_search_locations or []) if spec else []
+    for wheel in map(Path, locations):
+        path = wheel / "tritonserver" / "bin" / "tritonserver"
+        if path.is_file():
+            return ServerBinary(path, wheel)
+    raise LaunchError("no tritonserver found: pip install 'fuserec[serve]' brings one, or give --tritonserver PATH")

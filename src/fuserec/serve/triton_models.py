@@ -1,0 +1,186 @@
+"""The models of the repository, as the server calls them; each only turns tensors into a pipeline call.
+
+A batch of requests becomes one pipeline call. A request that asks for something impossible is answered with
+INVALID_ARGUMENT by itself; the others of its batch are answered as if it had not been there.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from fuserec import contract
+from fuserec.serve.pipeline import NO_IDS, Answer, Pipeline, Query
+
+
+class _Model:
+    """Opens the bundle and answers a list of requests; a model says how one request is read and a batch is run."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open and warm the pipeline; an exception here makes the model, and so the server, fail to start."""
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+        # The front door's version folder is the bundle; the single stages read the one of the same version.
+        repository = Path(args["model_repository"]).parent
+        self.pipeline = Pipeline.open(repository / contract.RECOMMEND / args["model_version"])
+        self.pipeline.warm_up()
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request, all good ones in one pipeline call."""
+        responses: list[Any] = [None] * len(requests)
+        good: list[int] = []
+        batches: list[Any] = []
+        for position, request in enumerate(requests):
+            try:
+                batches.append(self.read(request))
+                good.append(position)
+            except ValueError as error:
+                responses[position] = pb_utils.InferenceResponse(
+                    error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+                )
+        if good:
+            for position, outputs in zip(good, self.run(batches), strict=True):
+                tensors = [pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in outputs.items()]
+                responses[position] = pb_utils.InferenceResponse(tensors)
+        return responses
+
+    def read(self, request: Any) -> Any:
+        """Turn a request into what `run` takes; `ValueError` refuses it."""
+        raise NotImplementedError
+
+    def run(self, batches: Sequence[Any]) -> list[dict[str, NDArray[Any]]]:
+        """Answer several requests at once: outputs by name for each."""
+        raise NotImplementedError
+
+
+class RecommendModel(_Model):
+    """`recommend`: user_id, history, exclude, k -> item_ids, scores, fallback, ignored."""
+
+    def read(self, request: Any) -> list[Query]:
+        """Read one request as a query a row."""
+        users = _tensor(request, contract.USER_ID)[:, 0]
+        ks = _checked_k(request, len(users))
+        histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        excludes = _id_lists(request, contract.EXCLUDE, len(users), contract.MAX_EXCLUDE)
+        return [
+            Query(int(user), history, exclude, int(k))
+            for user, history, exclude, k in zip(users, histories, excludes, ks, strict=True)
+        ]
+
+    def run(self, batches: Sequence[list[Query]]) -> list[dict[str, NDArray[Any]]]:
+        """Recommend for the rows of all requests at once."""
+        answers = iter(self.pipeline.recommend([query for batch in batches for query in batch]))
+        return [_stack([next(answers) for _ in batch]) for batch in batches]
+
+
+class EncodeModel(_Model):
+    """`encode`: user_id, history -> user_vector, fallback, ignored."""
+
+    def read(self, request: Any) -> list[Query]:
+        """Read one request as a query a row."""
+        users = _tensor(request, contract.USER_ID)[:, 0]
+        histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        return [Query(int(user), history, NO_IDS, 1) for user, history in zip(users, histories, strict=True)]
+
+    def run(self, batches: Sequence[list[Query]]) -> list[dict[str, NDArray[Any]]]:
+        """Encode the rows of all requests at once."""
+        encoded = self.pipeline.encode([query for batch in batches for query in batch])
+        ends = np.cumsum([len(batch) for batch in batches])
+        return [
+            {
+                contract.USER_VECTOR: encoded.vectors[end - len(batch) : end],
+                contract.FALLBACK: encoded.fallback[end - len(batch) : end, None],
+                contract.IGNORED: encoded.ignored[end - len(batch) : end, None],
+            }
+            for batch, end in zip(batches, ends, strict=True)
+        ]
+
+
+class SearchModel(_Model):
+    """`search`: query, exclude, k -> item_ids, scores."""
+
+    def read(self, request: Any) -> tuple[NDArray[np.float32], list[NDArray[np.int64]], NDArray[np.int32]]:
+        """Read one request as vectors, exclusion lists and k a row."""
+        vectors = _tensor(request, contract.QUERY)
+        if vectors.shape[1] != self.pipeline.dim:
+            raise ValueError(f"{contract.QUERY} came with dimension {vectors.shape[1]}, expected {self.pipeline.dim}")
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"{contract.QUERY} came with NaN or infinite values, expected finite ones")
+        excludes = _id_lists(request, contract.EXCLUDE, len(vectors), contract.MAX_EXCLUDE)
+        return vectors, excludes, _checked_k(request, len(vectors))
+
+    def run(self, batches: Sequence[Any]) -> list[dict[str, NDArray[Any]]]:
+        """Search for the rows of all requests at once."""
+        vectors = np.concatenate([vectors for vectors, _, _ in batches])
+        excludes = [exclude for _, rows, _ in batches for exclude in rows]
+        widths = [int(ks.max()) for _, _, ks in batches]
+        found = self.pipeline.search(vectors, max(widths), excludes)
+        outputs, start = [], 0
+        for (_, _, ks), width in zip(batches, widths, strict=True):
+            rows = slice(start, start + len(ks))
+            beyond = np.arange(width) >= ks[:, None]
+            ids, scores = found.ids[rows, :width], found.scores[rows, :width]
+            outputs.append(
+                {
+                    contract.ITEM_IDS: np.where(beyond, np.int64(contract.NO_ID), ids),
+                    contract.SCORES: np.where(beyond, np.float32(-np.inf), scores),
+                }
+            )
+            start += len(ks)
+        return outputs
+
+
+def _stack(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
+    """Make the output tensors of one request; rows with a smaller k are filled up with the tail."""
+    width = max(len(answer.item_ids) for answer in answers)
+    ids = np.full((len(answers), width), contract.NO_ID, dtype=np.int64)
+    scores = np.full((len(answers), width), -np.inf, dtype=np.float32)
+    for row, answer in enumerate(answers):
+        ids[row, : len(answer.item_ids)] = answer.item_ids
+        scores[row, : len(answer.item_ids)] = answer.scores
+    return {
+        contract.ITEM_IDS: ids,
+        contract.SCORES: scores,
+        contract.FALLBACK: np.array([[answer.fallback] for answer in answers]),
+        contract.IGNORED: np.array([[answer.ignored] for answer in answers], dtype=np.int32),
+    }
+
+
+def _tensor(request: Any, name: str) -> NDArray[Any]:
+    """Return a required input; the server has checked its name, dtype and rank against the configuration."""
+    array: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    if array.shape[0] == 0:
+        raise ValueError(f"{name} came with 0 rows, expected at least 1")
+    return array
+
+
+def _checked_k(request: Any, rows: int) -> NDArray[np.int32]:
+    """Return k a row."""
+    ks: NDArray[np.int32] = _tensor(request, contract.K)[:, 0]
+    _same_rows(contract.K, len(ks), rows)
+    if ks.min() < 1 or ks.max() > contract.MAX_K:
+        raise ValueError(f"{contract.K} came as {ks.min()}..{ks.max()}, expected 1 to {contract.MAX_K}")
+    return ks
+
+
+def _id_lists(request: Any, name: str, rows: int, limit: int) -> list[NDArray[np.int64]]:
+    """Return an optional list of ids a row, without the padding."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return [NO_IDS] * rows
+    array: NDArray[np.int64] = tensor.as_numpy()
+    _same_rows(name, len(array), rows)
+    if array.shape[1] > limit:
+        raise ValueError(f"{name} came with {array.shape[1]} ids a row, expected at most {limit}")
+    return [row[row != contract.NO_ID] for row in array]
+
+
+def _same_rows(name: str, came: int, expected: int) -> None:
+    if came != expected:
+        raise ValueError(f"{name} came with {came} rows, expected {expected}")

@@ -1,0 +1,76 @@
+"""Servers without our models, and servers that go away, as a client sees them."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as grpc
+
+from fuserec.client import DeadlineExceeded, ModelNotFound, Recommender, ServerUnavailable
+from fuserec.errors import LaunchError
+from fuserec.serve.launcher import Address, Server
+
+pytestmark = pytest.mark.serving
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_deadline_is_kept_while_the_server_is_stopped(server: Server, scheme: str) -> None:
+    address = f"{scheme}://127.0.0.1:{server.address.ports[scheme]}"
+    with Recommender(address) as recommender:
+        before = recommender.recommend(user_id=5, k=3, timeout_ms=10_000)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(DeadlineExceeded, match="did not answer within 200 ms"):
+                recommender.recommend(user_id=8, k=3, timeout_ms=200)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        # The late answer for user 8 must not be taken for the next call's.
+        after = recommender.recommend(user_id=5, k=3, timeout_ms=10_000)
+    assert after.item_ids.tolist() == before.item_ids.tolist()
+
+
+def test_model_that_is_not_there(repository: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    with Server(copy, address=Address.free()) as server:
+        with grpc.InferenceServerClient(f"127.0.0.1:{server.address.grpc_port}") as stock:
+            stock.unload_model("recommend")
+        for scheme in ("grpc", "http"):
+            address = f"{scheme}://127.0.0.1:{server.address.ports[scheme]}"
+            with Recommender(address, timeout_ms=5_000) as recommender:
+                for _ in range(100):  # an unload is finished some time after it was accepted
+                    try:
+                        recommender.recommend(user_id=5)
+                    except ServerUnavailable:
+                        continue
+                    except ModelNotFound as error:
+                        assert "has no model 'recommend'" in str(error)
+                        break
+                else:
+                    pytest.fail("no ModelNotFound came back in 100 calls")
+        address = f"grpc://127.0.0.1:{server.address.grpc_port}"
+    with Recommender(address) as recommender, pytest.raises(ServerUnavailable, match="fuserec serve"):
+        recommender.recommend(user_id=5)
+
+
+def test_damaged_bundle_is_refused_before_the_server_starts(repository: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    engine = copy / "recommend" / "1" / "engines" / "cpu.onnx"
+    engine.write_bytes(engine.read_bytes()[:-1] + b"!")
+    with pytest.raises(Exception, match="cpu.onnx was changed after it was published"):
+        Server(copy, address=Address.free()).start()
+
+
+def test_model_that_cannot_start_shows_the_log(repository: Path, tmp_path: Path) -> None:
+    """The manifest matches, and still the model fails: the end of the server's log says why."""
+    from fuserec.manifest import FileRecord, Manifest
+
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    model = copy / "search" / "1" / "model.py"
+    model.write_text("raise RuntimeError('this model is broken on purpose')\n")
+    manifest = Manifest.read(copy / "recommend" / "1")
+    manifest.files["search/1/model.py"] = FileRecord.of(model)
+    manifest.write(copy / "recommend" / "1")
+    with pytest.raises(LaunchError, match="broken on purpose"):
+        Server(copy, address=Address.free()).start()

@@ -1,0 +1,141 @@
+"""`fuserec serve` as a process: it says where it listens, serves `fuserec recommend`, leaves nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fuserec.serve.launcher import Address
+
+pytestmark = pytest.mark.serving
+FUSEREC = [sys.executable, "-m", "fuserec.cli"]
+
+
+@dataclass
+class Serving:
+    process: subprocess.Popen[str]
+    address: Address
+    environment: dict[str, str]
+    state: Path
+
+    def children(self) -> set[int]:
+        """Process ids of everything below the command, at the moment."""
+        found, todo = set(), [self.process.pid]
+        while todo:
+            pid = todo.pop()
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                for child in map(int, task.read_text().split()):
+                    found.add(child)
+                    todo.append(child)
+        return found
+
+    def wait_until_ready(self) -> list[str]:
+        lines = []
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            lines.append(line.rstrip())
+            if line.startswith("try:"):
+                return lines
+        pytest.fail("the command ended before it was ready: " + "\n".join(lines))
+
+
+@pytest.fixture
+def serving(repository: Path, tmp_path: Path) -> Iterator[Serving]:
+    address = Address.free()
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "COLUMNS": "200"}
+    ports = [f"--{name}-port={port}" for name, port in address.ports.items()]
+    process = subprocess.Popen(
+        [*FUSEREC, "serve", str(repository), *ports],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield Serving(process, address, environment, tmp_path / "fuserec")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def gone(pids: set[int], within_s: float = 30.0) -> set[int]:
+    """Wait until processes have ended; return those that have not."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        left = {pid for pid in pids if is_running(pid)}
+        if not left:
+            break
+        time.sleep(0.1)
+    return left
+
+
+def is_running(pid: int) -> bool:
+    try:
+        # Ended processes stay as zombies where nobody reaps orphans; they hold nothing.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("fuserec_*")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_signal_stops_everything(serving: Serving, number: signal.Signals) -> None:
+    before = shared_memory()
+    lines = serving.wait_until_ready()
+    assert any(f"127.0.0.1:{serving.address.grpc_port}" in line for line in lines)
+    children = serving.children()
+    assert len(children) >= 4, "expected the server and a process for each of three models"
+    assert shared_memory() > before
+    serving.process.send_signal(number)
+    assert serving.process.wait(60) == 0
+    assert not gone(children), "processes were left behind"
+    assert shared_memory() <= before, "shared memory was left behind"
+    assert not list((serving.state / "servers").iterdir()), "the note about the server was left behind"
+
+
+def test_killed_command_leaves_no_orphans(serving: Serving) -> None:
+    serving.wait_until_ready()
+    children = serving.children()
+    serving.process.kill()
+    assert not gone(children), "the server outlived the command that started it"
+
+
+def test_server_that_dies_ends_the_command(serving: Serving) -> None:
+    serving.wait_until_ready()
+    children = serving.children()
+    [server] = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "tritonserver"]
+    os.kill(server, signal.SIGKILL)
+    output, _ = serving.process.communicate(timeout=60)
+    assert serving.process.returncode == 1
+    assert "fuserec: the server was killed by signal 9; the end of its log:" in output
+    assert "Traceback" not in output
+    assert not gone(children)
+
+
+def test_recommend_finds_the_titles(serving: Serving) -> None:
+    serving.wait_until_ready()
+
+    def recommend(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [*FUSEREC, "recommend", "--timeout-ms", "20000", *options]
+        return subprocess.run(command, capture_output=True, text=True, env=serving.environment)
+
+    for url in (f"127.0.0.1:{serving.address.grpc_port}", f"http://127.0.0.1:{serving.address.http_port}"):
+        done = recommend("--url", url, "--user", "5", "-k", "3")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Item ") == 3, done.stdout
+    done = recommend("--url", url, "--history", "1", "--exclude", "2", "-k", "3")
+    assert "most popular items" in done.stdout and "2 ids of history and exclude" in done.stdout
+    done = recommend("--url", url, "--user", "5", "-k", "3", "--json")
+    assert [set(item) for item in json.loads(done.stdout)["items"]] == [{"item_id", "score"}] * 3
+    done = recommend("--url", url, "--user", "5", "-k", "299")
+    assert "fewer than asked for" in done.stdout
