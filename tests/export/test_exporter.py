@@ -1,0 +1,83 @@
+"""An export is whole, true to its checkpoint, and never takes what is not its own."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fuserec.errors import CheckpointError, ExportError
+from fuserec.export import ExportConfig, export_checkpoint, exporter
+from fuserec.files import sha256
+from fuserec.kernels import ItemIndex
+from fuserec.manifest import Manifest
+from fuserec.models.checkpoint import Checkpoint
+
+
+def test_repository_has_the_layout_the_server_expects(repository: Path) -> None:
+    for model in ("recommend", "encode", "search"):
+        assert (repository / model / "config.pbtxt").is_file()
+        assert (repository / model / "1" / "model.py").is_file()
+    assert not list(repository.rglob("__pycache__"))
+    assert oct(repository.stat().st_mode & 0o755) == "0o755", "the server may run as another user"
+
+
+def test_manifest_says_what_was_built(repository: Path, bundle: Path, checkpoint_folder: Path) -> None:
+    manifest = Manifest.read(bundle)
+    assert (manifest.architecture, manifest.precision, manifest.dim) == ("two-tower", "int8", 32)
+    assert (manifest.n_items, manifest.n_users, manifest.max_history) == (300, 230, 20)
+    assert set(manifest.engines) == {"cpu", "sm89"}
+    assert manifest.checkpoint_sha256 == sha256(checkpoint_folder / "model.safetensors")
+    assert manifest.parity["mean_cosine"] > 0.99
+    assert 0.8 < manifest.parity["overlap@10"] <= 1
+
+
+def test_index_holds_the_item_vectors(bundle: Path, checkpoint_folder: Path) -> None:
+    checkpoint = Checkpoint.load(checkpoint_folder)
+    index = ItemIndex.load(bundle / "index.safetensors")
+    np.testing.assert_array_equal(index.ids, checkpoint.items["item_id"].to_numpy())
+    np.testing.assert_array_equal(index.embeddings, checkpoint.module().item_vectors().numpy())
+
+
+def test_export_replaces_an_earlier_one(repository: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    (copy / "left over").write_text("from before")
+    manifest = export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32"))
+    assert not (copy / "left over").exists()
+    assert set(manifest.engines) == {"cpu"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["repository"]
+
+
+def test_foreign_folder_is_left_alone(checkpoint_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("important")
+    with pytest.raises(ExportError, match="was not written by `fuserec export`"):
+        export_checkpoint(checkpoint_folder, tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_file_in_the_way_is_left_alone(checkpoint_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("important")
+    with pytest.raises(ExportError, match="is a file"):
+        export_checkpoint(checkpoint_folder, path)
+
+
+def test_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="absent"):
+        export_checkpoint(tmp_path / "absent", tmp_path / "repository")
+    assert not list(tmp_path.iterdir())
+
+
+def test_fault_half_way_leaves_the_old_repository(
+    repository: Path, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+
+    def fail(*arguments: object) -> bytes:
+        raise ExportError("no such luck")
+
+    monkeypatch.setattr(exporter, "build_engine", fail)
+    with pytest.raises(ExportError, match="no such luck"):
+        export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32", targets=("sm89",)))
+    Manifest.read(copy / "recommend" / "1").verify(copy)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["repository"]
