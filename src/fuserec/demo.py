@@ -1,0 +1,139 @@
+"""The main job from nothing: real data, a trained checkpoint, quantized engines, the real server, and its answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from rich.rule import Rule
+from rich.table import Table
+
+from fuserec import display
+from fuserec.catalogue import Catalogue
+from fuserec.client import Recommendations, Recommender
+from fuserec.errors import CheckpointError
+from fuserec.export import TARGETS, ExportConfig, export_checkpoint
+from fuserec.manifest import Manifest
+from fuserec.models.checkpoint import Checkpoint
+from fuserec.serve.launcher import Address, Server
+from fuserec.train.data import read_folder
+from fuserec.train.movielens import write_movielens_100k
+from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
+
+USER = 42
+CALLS = 300
+K = 10
+out = display.out
+
+
+def run_demo(folder: Path) -> None:
+    """Train, export, serve and query on MovieLens-100K; leaves its artefacts in `folder` and no process.
+
+    Data and checkpoint of an earlier run are used again when they are what this run would make.
+    """
+    start = time.perf_counter()
+    data, checkpoint, repository = folder / "movielens-100k", folder / "checkpoint", folder / "repository"
+    _title(1, "data: MovieLens-100K, 100,000 ratings with their times")
+    with display.steps() as on_step:
+        write_movielens_100k(data, progress=on_step)
+    _title(2, "train: contrastive two-tower, InfoNCE over in-batch negatives")
+    display.training(_train(data, checkpoint).metrics, checkpoint)
+    _title(3, "export: int8 engines and an item index")
+    with display.steps() as on_step:
+        config = ExportConfig(precision="int8", targets=tuple(TARGETS))
+        manifest = export_checkpoint(checkpoint, repository, config, on_step=on_step)
+    _engines(manifest)
+    _title(4, "serve: NVIDIA Triton Inference Server on loopback")
+    server = Server(repository, address=Address.free())
+    with display.steps() as on_step:
+        on_step("starting the server and waiting for a first recommendation")
+        server.start()
+    try:
+        address = server.address
+        out.print(f"gRPC {address.host}:{address.grpc_port}, HTTP http://{address.host}:{address.http_port}")
+        _title(5, "recommend")
+        catalogue = Catalogue.open(repository)
+        users = pl.read_parquet(checkpoint / "users.parquet")
+        histories = dict(zip(users["user_id"].to_list(), users["history"].to_list(), strict=True))
+        with Recommender(f"grpc://{address.host}:{address.grpc_port}", timeout_ms=5_000) as recommender:
+            _known_user(recommender, catalogue, histories[USER])
+            _unknown_user(recommender, catalogue)
+            _latency(recommender, list(histories), address)
+    finally:
+        server.stop()
+    out.print(Rule(style="dim"))
+    out.print(f"done in {time.perf_counter() - start:.0f} s; the server has been stopped. The artefacts:")
+    out.print(f"  {data}\n  {checkpoint}\n  {repository}")
+    out.print("next, with .venv/bin on your PATH:")
+    out.print(f"  fuserec inspect {repository}")
+    out.print(f"  fuserec serve {repository}")
+    out.print(f"  fuserec recommend --user {USER} -k 10            (in another terminal)")
+
+
+def _train(data: Path, folder: Path) -> Checkpoint:
+    """Return the checkpoint in `folder` when this recipe made it, else train it."""
+    recipe = TwoTowerRecipe()
+    try:
+        checkpoint = Checkpoint.load(folder)
+        if checkpoint.metrics.get("recipe") == dataclasses.asdict(recipe):
+            out.print(f"using the checkpoint of an earlier run; remove {folder} to train again")
+            return checkpoint
+    except CheckpointError:
+        pass  # none yet, or not one that can be used: train it
+    checkpoint = train_two_tower(read_folder(data), recipe)
+    checkpoint.save(folder)
+    return checkpoint
+
+
+def _title(number: int, text: str) -> None:
+    out.print(Rule(f"[bold]{number}/5 {text}", align="left", style="dim"))
+
+
+def _engines(manifest: Manifest) -> None:
+    table = Table("target", "runtime", "precision", "build s")
+    for target, engine in manifest.engines.items():
+        name = f"{target} ({TARGETS[target]})" if target in TARGETS else target
+        table.add_row(name, f"{engine.runtime} {engine.runtime_version}", engine.precision, f"{engine.build_s:.1f}")
+    out.print(table)
+    parity = manifest.parity
+    out.print(
+        f"{manifest.precision} against the trained module: mean cosine {parity['mean_cosine']:.4f}, "
+        f"{parity['overlap@10']:.1%} of the ten best items the same"
+    )
+
+
+def _known_user(recommender: Recommender, catalogue: Catalogue, history: list[int]) -> None:
+    answer = recommender.recommend(user_id=USER, k=K)
+    table = Table(f"user {USER} last watched", "is recommended", "score")
+    for seen, (item_id, score) in zip(reversed(history[-K:]), answer, strict=False):
+        table.add_row(catalogue.title(seen), catalogue.title(item_id), f"{score:.4f}")
+    out.print(table)
+
+
+def _unknown_user(recommender: Recommender, catalogue: Catalogue) -> None:
+    watched = [50, 181, 172]
+    answer = recommender.recommend(history=watched, k=5)
+    out.print("somebody unknown who watched " + ", ".join(catalogue.title(item_id) for item_id in watched) + ":")
+    _list(answer, catalogue)
+    answer = recommender.recommend(k=5)
+    out.print(f"somebody of whom nothing is known (fallback = {answer.fallback}: the most popular):")
+    _list(answer, catalogue)
+
+
+def _list(answer: Recommendations, catalogue: Catalogue) -> None:
+    for item_id, score in answer:
+        out.print(f"  {score:.4f}  {catalogue.title(item_id)}")
+
+
+def _latency(recommender: Recommender, user_ids: list[int], address: Address) -> None:
+    chosen = np.random.default_rng(0).choice(user_ids, CALLS)
+    took_ms = []
+    for user_id in chosen.tolist():
+        start = time.perf_counter()
+        recommender.recommend(user_id=user_id, k=K)
+        took_ms.append((time.perf_counter() - start) * 1e3)
+    p50, p99 = np.percentile(took_ms, (50, 99))
+    out.print(f"latency of {CALLS} calls over gRPC, one after the other: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
