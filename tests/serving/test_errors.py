@@ -1,6 +1,7 @@
 """Servers without our models, and servers that go away, as a client sees them."""
 
 import os
+import py_compile
 import shutil
 import signal
 from pathlib import Path
@@ -60,6 +61,24 @@ def test_damaged_bundle_is_refused_before_the_server_starts(repository: Path, tm
     engine.write_bytes(engine.read_bytes()[:-1] + b"!")
     with pytest.raises(Exception, match="cpu.onnx was changed after it was published"):
         Server(copy, address=Address.free()).start()
+
+
+def test_planted_bytecode_is_not_run(repository: Path, tmp_path: Path) -> None:
+    """Python prefers a cached file to the source that was verified; a repository is served without such files."""
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    folder = copy / "search" / "1"
+    source = folder / "model.py"
+    original = source.read_text()
+    stamp = source.stat()
+    planted = "raise SystemExit('planted')".ljust(len(original), "#")
+    source.write_text(planted)
+    os.utime(source, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    py_compile.compile(str(source))
+    source.write_text(original)
+    os.utime(source, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    with Server(copy, address=Address.free()):
+        pass
+    assert not list(copy.rglob("__pycache__")), "the repository is not as it was published"
 
 
 def test_model_that_cannot_start_shows_the_log(repository: Path, tmp_path: Path) -> None:

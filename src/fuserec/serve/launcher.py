@@ -143,6 +143,7 @@ class Server:
             raise LaunchError(f"the server over {self.repository} runs already; stop it first")
         bundle = bundle_folder(self.repository)
         Manifest.read(bundle).verify(self.repository)
+        self._remove_bytecode()
         self.address.check_free()
         binary = find_binary(self._given_binary)
         if not self.address.is_loopback and binary.wheel is not None:
@@ -186,6 +187,7 @@ class Server:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
+            self._remove_bytecode()
 
     @property
     def log(self) -> Path:
@@ -253,6 +255,14 @@ class Server:
                     last = str(error)
                 time.sleep(0.1)
         raise LaunchError(f"the server did not answer within {self._start_timeout_s:.0f} s ({last})\n{self._tail()}")
+
+    def _remove_bytecode(self) -> None:
+        """Remove what Python cached of the models' `model.py`; no setting keeps the server's interpreter from it.
+
+        Python takes such a file for the source beside it, and the manifest does not vouch for it.
+        """
+        for folder in self.repository.glob("*/*/__pycache__"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _died(self, status: int) -> str:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
