@@ -61,8 +61,8 @@ def serving(repository: Path, tmp_path: Path) -> Iterator[Serving]:
     try:
         yield Serving(process, address, environment, tmp_path / "fuserec")
     finally:
-        process.kill()
-        process.communicate()
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 def gone(pids: set[int], within_s: float = 30.0) -> set[int]:
