@@ -58,7 +58,7 @@ def data_movielens_100k(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="What to train; an unknown name lists those there are.")],
+    recipe: Annotated[str, typer.Argument(help="What to train, such as two-tower; an unknown name lists them all.")],
     data: Annotated[Path, typer.Option(help="Folder with interactions and items, Parquet or CSV.")],
     out: Annotated[Path, typer.Option(help="Folder to write the checkpoint into.")],
     epochs: Annotated[
