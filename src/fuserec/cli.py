@@ -8,7 +8,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 try:
     import typer
@@ -17,6 +17,9 @@ except ModuleNotFoundError:
 
 from fuserec import __version__
 from fuserec.errors import FuserecError, UsageError
+
+if TYPE_CHECKING:
+    from fuserec.manifest import Manifest
 
 # Packages whose absence means that an extra was not installed.
 EXTRA_OF = {
@@ -104,10 +107,7 @@ def export(
     config = ExportConfig(precision=precision, targets=tuple(target or ()))
     with display.steps() as on_step:
         manifest = export_checkpoint(checkpoint, repository, config, on_step=on_step)
-    if as_json:
-        typer.echo(json.dumps(asdict(manifest), indent=2))
-    else:
-        display.manifest(manifest, repository)
+    _show_manifest(manifest, repository, as_json)
 
 
 @app.command()
@@ -116,11 +116,16 @@ def inspect(
     as_json: JsonFlag = False,
 ) -> None:
     """Print what a repository holds, after comparing every file with its recorded hash."""
-    from fuserec import display
     from fuserec.manifest import Manifest, bundle_folder
 
     manifest = Manifest.read(bundle_folder(repository))
     manifest.verify(repository)
+    _show_manifest(manifest, repository, as_json)
+
+
+def _show_manifest(manifest: Manifest, repository: Path, as_json: bool) -> None:
+    from fuserec import display
+
     if as_json:
         typer.echo(json.dumps(asdict(manifest), indent=2))
     else:

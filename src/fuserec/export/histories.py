@@ -41,8 +41,8 @@ def split_histories(
     ids = items["item_id"].to_numpy()
     order = np.random.default_rng(0).permutation(users.height)
     half = min(calibration_users, max(1, users.height // 2))
-    parts = (order[:half], order[half : 2 * half] if users.height > 1 else order)
-    return tuple(_inputs(users, part, ids, max_history) for part in parts)  # type: ignore[return-value]
+    others = order[half : 2 * half] if users.height > 1 else order
+    return _inputs(users, order[:half], ids, max_history), _inputs(users, others, ids, max_history)
 
 
 def _inputs(users: pl.DataFrame, rows: NDArray[np.int64], item_ids: NDArray[np.int64], max_history: int) -> Histories:

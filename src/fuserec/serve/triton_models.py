@@ -6,6 +6,7 @@ INVALID_ARGUMENT by itself; the others of its batch are answered as if it had no
 
 from __future__ import annotations
 
+import abc
 import logging
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from fuserec import contract
 from fuserec.serve.pipeline import NO_IDS, Answer, Pipeline, Query
 
 
-class _Model:
+class _Model(abc.ABC):
     """Opens the bundle and answers a list of requests; a model says how one request is read and a batch is run."""
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -50,13 +51,13 @@ class _Model:
                 responses[position] = pb_utils.InferenceResponse(tensors)
         return responses
 
+    @abc.abstractmethod
     def read(self, request: Any) -> Any:
         """Turn a request into what `run` takes; `ValueError` refuses it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def run(self, batches: Sequence[Any]) -> list[dict[str, NDArray[Any]]]:
         """Answer several requests at once: outputs by name for each."""
-        raise NotImplementedError
 
 
 class RecommendModel(_Model):
