@@ -82,12 +82,19 @@ def search(
     elif backend == "cpu":
         from fuserec.kernels.search import _numba
 
-        found = _numba.search(items, pool, out, reach, normalize=normalize)
+        found = _numba.search(items, codes, pool, out, reach, normalize=normalize)
     else:
         from fuserec.kernels.search import _cuda
 
         found = _cuda.search(
-            items, pool, out, reach, normalize=normalize, interpret=backend == "interpret", resident=resident
+            items,
+            pool,
+            out,
+            reach,
+            normalize=normalize,
+            interpret=backend == "interpret",
+            resident=resident,
+            codes=codes,
         )
     _check_magnitudes(found, normalize=normalize, max_abs=max_abs)
     if found.certified is None:
