@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     import triton.experimental.gluon  # noqa: F401  (a launch imports it, and it must find triton interpreted)
 
-    from fuserec.kernels.search import _kernel  # noqa: F401
+    from fuserec.kernels.search import _cuda  # noqa: F401  (and with it every kernel)
 
     del os.environ["TRITON_INTERPRET"]  # processes that tests start are to compile
 

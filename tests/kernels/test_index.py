@@ -20,7 +20,13 @@ def test_rows_are_kept_in_the_order_of_ids() -> None:
     index = ItemIndex.build(ROWS, [30, 10, 20])
     assert index.ids.tolist() == [10, 20, 30]
     assert index.embeddings.tolist() == [[3, 4], [5, 6], [1, 2]]
-    assert (index.rows, index.dim, index.metric, index.nbytes) == (3, 2, "dot", 3 * 2 * 4 + 3 * 8)
+    assert (index.rows, index.dim, index.metric) == (3, 2, "dot")
+
+
+def test_the_size_counts_the_codes_of_64_rows() -> None:
+    assert ItemIndex.build(ROWS, codes="none").nbytes == 3 * 2 * 4 + 3 * 8
+    # 64 rows of 4 columns of codes, a scale and a residual each, and 4 reaches.
+    assert ItemIndex.build(ROWS).nbytes == 3 * 2 * 4 + 3 * 8 + 64 * 4 + 64 * 8 + 4 * 4
 
 
 def test_ids_default_to_the_positions() -> None:
@@ -98,6 +104,18 @@ def test_cosine_scales_rows_of_any_size_to_unit_length() -> None:
     assert np.allclose(index.embeddings, [[0.6, 0.8], [0.6, 0.8], [-1, 0]])
 
 
+def test_unknown_codes_are_refused() -> None:
+    with pytest.raises(ValueError, match="codes: got 'int4', expected 'int8' or 'none'"):
+        ItemIndex.build(ROWS, codes="int4")  # type: ignore[arg-type]
+
+
+def test_rows_too_wide_for_codes_are_refused_unless_there_are_none() -> None:
+    wide = np.ones((1, 65537), np.float32)
+    with pytest.raises(ValueError, match="got 65537 columns, expected at most 65536"):
+        ItemIndex.build(wide)
+    assert ItemIndex.build(wide, codes="none").search(wide, 1, backend="cpu").ids.tolist() == [[0]]
+
+
 @pytest.mark.parametrize("k", [0, -1, 1.0, True, "1", None])
 def test_k_must_be_a_positive_integer(k: object) -> None:
     with pytest.raises(ValueError, match="k: got .* expected an integer of at least 1"):
@@ -109,14 +127,18 @@ def test_an_unknown_backend_is_refused() -> None:
         ItemIndex.build(ROWS).search(ROWS, 1, backend="tpu")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("codes", ["int8", "none"])
 @pytest.mark.parametrize("metric", ["dot", "cosine"])
-def test_an_index_comes_back_from_its_file(tmp_path: Path, metric: str) -> None:
-    index = ItemIndex.build(ROWS, [30, 10, 20], metric=metric)
+def test_an_index_comes_back_from_its_file(tmp_path: Path, metric: str, codes: str) -> None:
+    index = ItemIndex.build(ROWS, [30, 10, 20], codes=codes, metric=metric)
     index.save(tmp_path / "items.index")
     loaded = ItemIndex.load(str(tmp_path / "items.index"))
     assert (loaded.metric, loaded.max_abs) == (index.metric, index.max_abs)
     assert loaded.ids.tolist() == index.ids.tolist()
     assert loaded.embeddings.tolist() == index.embeddings.tolist()
+    assert (loaded.codes is None) == (codes == "none")
+    for name in ("codes", "scale", "residual", "reach") if codes == "int8" else ():
+        assert (getattr(loaded.codes, name) == getattr(index.codes, name)).all()
     got, want = loaded.search(ROWS, 2, backend="cpu"), index.search(ROWS, 2, backend="cpu")
     assert got.ids.tolist() == want.ids.tolist()
 

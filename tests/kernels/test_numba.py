@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from fuserec.kernels import ItemIndex
-from fuserec.kernels.search.config import choose_cpu_config
 
 from .checks import assert_identical_topk, truth
 
@@ -85,25 +84,9 @@ def test_a_second_process_does_not_compile(index: ItemIndex) -> None:
     code = """
 import numpy as np
 from fuserec.kernels import ItemIndex
-from fuserec.kernels.search import _numba
-index = ItemIndex.build(np.ones((9001, 64), np.float32))
-index.search(np.ones((1, 64), np.float32), 5, backend="cpu")
-assert _numba._run_parallel.stats.cache_hits and not _numba._run_parallel.stats.cache_misses
+from fuserec.kernels.search import _numba_run
+rows = np.random.default_rng(0).standard_normal((9001, 64)).astype(np.float32)
+ItemIndex.build(rows).search(rows[:1], 5, backend="cpu")
+assert _numba_run.sift_serial.stats.cache_hits and not _numba_run.sift_serial.stats.cache_misses
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize(
-    ("batch", "rows", "threads", "parts"),
-    [
-        (1, 100, 8, (1, 1)),
-        (1, 10**6, 1, (1, 1)),
-        (1, 10**6, 8, (1, 8)),
-        (7, 10**6, 8, (1, 8)),
-        (8, 10**6, 8, (8, 1)),
-        (64, 10**4, 8, (8, 1)),
-    ],
-)
-def test_parts_follow_the_shape(batch: int, rows: int, threads: int, parts: tuple[int, int]) -> None:
-    config = choose_cpu_config(batch, rows, 64, threads)
-    assert (config.query_parts, config.row_parts) == parts

@@ -36,14 +36,15 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_other_readers_can_open_the_file(path: Path) -> None:
     with safe_open(path, "np") as file:
         assert file.metadata()["format"] == "fuserec-index"
-        assert file.metadata()["version"] == "1"
+        assert file.metadata()["version"] == "2"
         assert file.get_tensor("item_ids").tolist() == [5, 6, 7, 8, 9]
         assert file.get_tensor("embeddings")[-1].tolist() == [1, 2, 3]
 
 
 def test_the_table_is_mapped_and_aligned(path: Path) -> None:
     index = ItemIndex.load(path)
-    for array in (index.embeddings, index.ids):
+    assert index.codes is not None
+    for array in (index.embeddings, index.ids, index.codes.codes, index.codes.reach):
         assert not array.flags.owndata
         assert not array.flags.writeable
         base: Any = array
@@ -52,6 +53,7 @@ def test_the_table_is_mapped_and_aligned(path: Path) -> None:
         assert isinstance(base, np.memmap)
     assert index.ids.ctypes.data % 8 == 0
     assert index.embeddings.ctypes.data % 64 == 0
+    assert index.codes.codes.ctypes.data % 64 == 0
 
 
 def test_saving_replaces_in_one_step_and_leaves_nothing_beside(path: Path) -> None:
@@ -65,14 +67,18 @@ def test_saving_replaces_in_one_step_and_leaves_nothing_beside(path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h: h["__metadata__"].update(version="2"), "got version '2', expected '1'"),
+        (lambda h: h["__metadata__"].update(version="1"), "got version '1', expected '2'; build the index again"),
         (lambda h: h["__metadata__"].update(format="pt"), "got format 'pt', expected 'fuserec-index'"),
         (lambda h: h.pop("__metadata__"), "got format None, expected 'fuserec-index'"),
         (lambda h: h["__metadata__"].update(metric="l2"), "metric dot or cosine"),
-        (lambda h: h["__metadata__"].pop("max_abs"), "expected rows, dim, max_abs and metric"),
+        (lambda h: h["__metadata__"].pop("max_abs"), "expected rows, dim, max_abs, metric and codes"),
+        (lambda h: h["__metadata__"].update(codes="int4"), "got codes 'int4', expected 'int8' or 'none'"),
+        (lambda h: h["__metadata__"].pop("codes"), "metric and codes"),
+        (lambda h: h["codes"].update(shape=[4, 1, 64]), "got codes as .* expected"),
+        (lambda h: h.pop("residual"), "got residual as None"),
         (lambda h: h["__metadata__"].update(max_abs="nan"), "max_abs"),
         (lambda h: h["__metadata__"].update(rows="-5"), "expected rows and dim above 0"),
-        (lambda h: h["__metadata__"].update(rows="many"), "expected rows, dim, max_abs and metric"),
+        (lambda h: h["__metadata__"].update(rows="many"), "expected rows, dim, max_abs, metric and codes"),
         (lambda h: h["__metadata__"].update(rows="6"), "got item_ids as .* expected"),
         (lambda h: h["__metadata__"].update(dim="4"), "got embeddings as .* expected"),
         (lambda h: h["embeddings"].update(dtype="F16"), "got embeddings as .* expected"),
@@ -80,7 +86,8 @@ def test_saving_replaces_in_one_step_and_leaves_nothing_beside(path: Path) -> No
         (lambda h: h.pop("item_ids"), "got item_ids as None"),
     ],
     ids=[
-        "version", "format", "no_metadata", "metric", "no_max_abs", "max_abs", "negative_rows", "rows_no_number",
+        "version", "format", "no_metadata", "metric", "no_max_abs", "codes", "no_codes", "codes_shape", "no_residual",
+        "max_abs", "negative_rows", "rows_no_number",
         "more_rows", "more_columns", "dtype", "overlap", "no_ids",
     ],
 )  # fmt: skip
@@ -125,9 +132,9 @@ def test_data_after_the_end_is_refused(path: Path) -> None:
 
 def test_ids_out_of_order_are_refused(tmp_path: Path) -> None:
     tensors = {"item_ids": np.array([2, 1]), "embeddings": np.ones((2, 1), np.float32)}
-    metadata = {"metric": "dot", "rows": "2", "dim": "1", "max_abs": "1.0"}
-    save_file(tensors, tmp_path / "file", {"format": "fuserec-index", "version": "1", **metadata})
-    with pytest.raises(ValueError, match="item ids out of order"):
+    metadata = {"metric": "dot", "rows": "2", "dim": "1", "max_abs": "1.0", "codes": "none"}
+    save_file(tensors, tmp_path / "file", {"format": "fuserec-index", "version": "2", **metadata})
+    with pytest.raises(ValueError, match="got item ids 2 to 1, expected 2 ascending ids"):
         ItemIndex.load(tmp_path / "file")
 
 

@@ -1,7 +1,10 @@
 """The file of an item index: safetensors, written whole or not at all, and mapped rather than read.
 
 The format (a length, a JSON header, the tensors) is written and parsed here so that `load` copies nothing, and so that
-the embeddings start on a cache line. Any safetensors reader can open the file.
+the codes and the embeddings start on a cache line. Any safetensors reader can open the file.
+
+`read` looks at the header, the size of the file and the ends of the ids, and at nothing else, so that 10M rows open in
+milliseconds. What is inside the tensors is taken on trust; a manifest's SHA-256 is what tells of damage there.
 """
 
 from __future__ import annotations
@@ -15,52 +18,106 @@ from typing import Any
 import numpy as np
 
 from fuserec.files import replacing_file
-from fuserec.kernels._arrays import FloatArray, IntArray
+from fuserec.kernels._arrays import Array, FloatArray, IntArray
+from fuserec.kernels.packed import PackedCodes, packed_shapes
 
 FORMAT = "fuserec-index"
-VERSION = "1"
+VERSION = "2"
 _CACHE_LINE_BYTES = 64
-_MAX_HEADER_BYTES = 1 << 20  # two tensors and six strings; a longer header is not ours
+_MAX_HEADER_BYTES = 1 << 20  # six tensors and seven strings; a longer header is not ours
+_DTYPES = {"I64": "<i8", "F32": "<f4", "U8": "u1"}
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What the file holds: ids (N,) int64 ascending, embeddings (N, D) float32, metric, largest absolute value."""
+    """What the file holds.
+
+    Attributes:
+        ids: (N,) int64, ascending.
+        embeddings: (N, D) float32.
+        codes: Their int8 codes as the CPU reads them, or None.
+        metric: "dot" or "cosine".
+        max_abs: Largest absolute value in `embeddings`.
+    """
 
     ids: IntArray
     embeddings: FloatArray
+    codes: PackedCodes | None
     metric: str
     max_abs: float
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """One tensor of the file: safetensors' name of its dtype, its shape, its place after the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def as_header(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "shape": list(self.shape), "data_offsets": [self.start, self.stop]}
+
+
+def _plan(rows: int, dim: int, codes: str) -> dict[str, _Tensor]:
+    """Return the tensors in file order.
+
+    The small ones, of 8-byte multiples, come first: the header is padded so that they end on a cache line. The codes,
+    scales and residuals are whole cache lines, so that the embeddings begin on one too.
+    """
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {"item_ids": ("I64", (rows,))}
+    if codes == "int8":
+        packed = packed_shapes(rows, dim)
+        shapes["reach"] = ("F32", packed["reach"])
+        shapes["codes"] = ("U8", packed["codes"])
+        shapes["scale"] = ("F32", packed["scale"])
+        shapes["residual"] = ("F32", packed["residual"])
+    shapes["embeddings"] = ("F32", (rows, dim))
+    tensors: dict[str, _Tensor] = {}
+    at = 0
+    for name, (dtype, shape) in shapes.items():
+        stop = at + math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+        tensors[name] = _Tensor(dtype, shape, at, stop)
+        at = stop
+    return tensors
+
+
+def _aligned_bytes(tensors: dict[str, _Tensor]) -> int:
+    """Return the size of what must end on a cache line."""
+    return (tensors.get("reach") or tensors["item_ids"]).stop
 
 
 def write(path: Path, stored: Stored) -> None:
     """Write `stored` to `path`; an older file there is replaced in one step."""
     rows, dim = stored.embeddings.shape
-    ids_bytes = stored.ids.nbytes
-    header = {
+    kind = "none" if stored.codes is None else "int8"
+    tensors = _plan(rows, dim, kind)
+    header: dict[str, Any] = {
         "__metadata__": {
             "format": FORMAT,
             "version": VERSION,
             "metric": stored.metric,
+            "codes": kind,
             "rows": str(rows),
             "dim": str(dim),
             "max_abs": repr(stored.max_abs),
-        },
-        "item_ids": {"dtype": "I64", "shape": [rows], "data_offsets": [0, ids_bytes]},
-        "embeddings": {
-            "dtype": "F32",
-            "shape": [rows, dim],
-            "data_offsets": [ids_bytes, ids_bytes + stored.embeddings.nbytes],
-        },
+        }
     }
+    header |= {name: tensor.as_header() for name, tensor in tensors.items()}
     text = json.dumps(header).encode()
-    # Spaces may pad the header: the ids come out on 8 bytes and the embeddings on a cache line.
-    text += b" " * (-(8 + len(text) + ids_bytes) % _CACHE_LINE_BYTES)
+    text += b" " * (-(8 + len(text) + _aligned_bytes(tensors)) % _CACHE_LINE_BYTES)  # spaces may pad a header
     with replacing_file(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        np.ascontiguousarray(stored.ids, "<i8").tofile(file)
-        np.ascontiguousarray(stored.embeddings, "<f4").tofile(file)
+        for name, tensor in tensors.items():
+            array: Array = stored.ids if name == "item_ids" else getattr(_holder(stored, name), name)
+            np.ascontiguousarray(array, _DTYPES[tensor.dtype]).tofile(file)
+
+
+def _holder(stored: Stored, name: str) -> Stored | PackedCodes:
+    """Return what has the array `name` as an attribute."""
+    return stored if name == "embeddings" or stored.codes is None else stored.codes
 
 
 def read(path: Path) -> Stored:
@@ -79,22 +136,35 @@ def read(path: Path) -> Stored:
         raise ValueError(f"{path}: got version {meta.get('version')!r}, expected {VERSION!r}; build the index again")
     try:
         rows, dim, max_abs = int(meta["rows"]), int(meta["dim"]), float(meta["max_abs"])
-        metric = meta["metric"]
+        metric, kind = meta["metric"], meta["codes"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: got metadata {meta}, expected rows, dim, max_abs and metric") from error
+        raise ValueError(f"{path}: got metadata {meta}, expected rows, dim, max_abs, metric and codes") from error
     if rows < 1 or dim < 1 or metric not in ("dot", "cosine") or not math.isfinite(max_abs):
         raise ValueError(f"{path}: got metadata {meta}, expected rows and dim above 0, metric dot or cosine")
-    ids_bytes, all_bytes = 8 * rows, 8 * rows + 4 * rows * dim
-    _check_tensor(path, header, "item_ids", {"dtype": "I64", "shape": [rows], "data_offsets": [0, ids_bytes]})
-    expected = {"dtype": "F32", "shape": [rows, dim], "data_offsets": [ids_bytes, all_bytes]}
-    _check_tensor(path, header, "embeddings", expected)
-    if path.stat().st_size != start + all_bytes:
-        raise ValueError(f"{path}: got {path.stat().st_size} bytes, expected {start + all_bytes}; it may be truncated")
-    raw = np.memmap(path, np.uint8, mode="r", offset=0)[start:].view(np.ndarray)
-    ids = raw[:ids_bytes].view("<i8")
-    if ids[0] < 0 or not np.all(ids[1:] > ids[:-1]):
-        raise ValueError(f"{path}: got item ids out of order, expected them ascending from 0 or above")
-    return Stored(ids, raw[ids_bytes:].view("<f4").reshape(rows, dim), metric, max_abs)
+    if kind not in ("int8", "none"):
+        raise ValueError(f"{path}: got codes {kind!r}, expected 'int8' or 'none'")
+    arrays = _map_tensors(path, header, start, _plan(rows, dim, kind))
+    ids = arrays.pop("item_ids")
+    if ids[0] < 0 or ids[-1] - ids[0] < rows - 1:
+        raise ValueError(f"{path}: got item ids {ids[0]} to {ids[-1]}, expected {rows} ascending ids from 0 or above")
+    embeddings = arrays.pop("embeddings")
+    codes = PackedCodes(**arrays, rows=rows, dim=dim) if kind == "int8" else None
+    return Stored(ids, embeddings, codes, metric, max_abs)
+
+
+def _map_tensors(path: Path, header: dict[str, Any], start: int, tensors: dict[str, _Tensor]) -> dict[str, Array]:
+    """Return a view of the mapped file for each of `tensors`, after checking that the file has just those."""
+    for name, tensor in tensors.items():
+        if header.get(name) != tensor.as_header():
+            raise ValueError(f"{path}: got {name} as {header.get(name)}, expected {tensor.as_header()}")
+    size, expected = path.stat().st_size, start + max(tensor.stop for tensor in tensors.values())
+    if size != expected:
+        raise ValueError(f"{path}: got {size} bytes, expected {expected}; it may be truncated")
+    raw = np.memmap(path, np.uint8, mode="r")[start:].view(np.ndarray)
+    return {
+        name: raw[tensor.start : tensor.stop].view(_DTYPES[tensor.dtype]).reshape(tensor.shape)
+        for name, tensor in tensors.items()
+    }
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -115,8 +185,3 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     if not isinstance(header, dict):
         raise ValueError(f"{path}: got a header of type {type(header).__name__}, expected a JSON object")
     return header, 8 + length
-
-
-def _check_tensor(path: Path, header: dict[str, Any], name: str, expected: dict[str, Any]) -> None:
-    if header.get(name) != expected:
-        raise ValueError(f"{path}: got {name} as {header.get(name)}, expected {expected}")

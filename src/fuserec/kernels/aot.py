@@ -1,17 +1,13 @@
-"""Compiles the GPU kernels ahead of time, for devices that are not here, and reads what the machine code needs.
+"""Compiles the GPU kernels ahead of time, for devices that are not here, with what a real launch tells the compiler.
 
-A launch tells the compiler which pointers and sizes are multiples of 16; so do the sources below, or the loads would
-come out narrower than those of a real launch.
+A launch says which pointers and sizes are multiples of 16; so do the sources below, or the loads would come out
+narrower. Tiles and flags come from where the launcher takes them (`choose_config`, `launch_options`).
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import triton
@@ -19,17 +15,27 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from fuserec.kernels.search import _kernel
-from fuserec.kernels.search.config import REOPEN_WARPS, choose_gpu_config
+from fuserec.kernels.search import _kernel, _kernel_rescore, _kernel_sift
+from fuserec.kernels.search import launch_options as options
+from fuserec.kernels.search.gpu_config import DEFAULT_ARCH, Dtype, Shape, choose_config
 
-COMPUTE_CAPABILITIES = (80, 89, 90, 100)
-_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+COMPUTE_CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
+DIMS = (64, 128, 256, 1024)
+BATCHES = (1, 32, 64)
+
+_FLOATS = {"float32": "*fp32", "float16": "*fp16"}
 _TYPES = {
     "best_ptr": "*i64",
     "magnitudes_ptr": "*fp64",
     "keys_ptr": "*i64",
+    "counts_ptr": "*i32",
+    "floors_ptr": "*fp32",
+    "queries_ptr": "*fp32",
+    "codes_ptr": "*i8",
+    "scales_ptr": "*fp32",
+    "reaches_ptr": "*fp32",
     "picked_ptr": "*i64",
-    "items_ptr": "*fp32",
+    "scored_ptr": "*i64",
     "table_ptr": "*fp32",
     "ids_ptr": "*i64",
     "bags_ptr": "*i64",
@@ -38,54 +44,110 @@ _TYPES = {
     "out_rows_ptr": "*i64",
     "allow_ptr": "*u8",
 }
-_MULTIPLES_OF_16 = ("n_rows", "dim", "stride_allow")
+# The number of rows, and with it the stride of a mask, is any number; these are multiples by construction.
+_MULTIPLES_OF_16 = ("stride_items", "stride_codes", "stride_queries")
+# Every feature at once is what takes the most registers; the plain one is what most searches launch.
+_FILTERED = {"EXCLUDE": True, "ALLOW": True}
+_BAG = {"KIND": "bag", "WEIGHTED": True, "NORMALIZE": True}
+_PLAIN = {"WEIGHTED": False, "NORMALIZE": False, "EXCLUDE": False, "ALLOW": False}
+_FLAGS: dict[str, options.Options] = {
+    "bag": _BAG | _FILTERED,
+    "lookup": _PLAIN | {"KIND": "lookup"},
+    "dense": _PLAIN | {"KIND": "dense"},
+}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel with its compile-time arguments."""
+    """One kernel with its compile-time arguments.
 
+    Attributes:
+        name: What it is called in reports.
+        kernel: The `@triton.jit` function.
+        constexprs: Its compile-time arguments.
+        types: Types of the pointers that differ from one variant to the next.
+        options: What the compiler is told besides, `num_warps` for one.
+        table: Name in the kernel's source of the tile of the table, whose loads are to be 16 bytes a thread; empty if
+            it reads none.
+        mma: It is to run on tensor cores.
+    """
+
+    name: str
     kernel: Any
     constexprs: Mapping[str, object]
-    num_warps: int
+    types: dict[str, str]
+    options: Mapping[str, int]
+    table: str
+    mma: bool
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What one cubin takes: registers a thread; stack and local memory, which are spills; static shared memory."""
-
-    registers: int
-    stack_bytes: int
-    local_bytes: int
-    shared_bytes: int
+def variants(arch: int) -> list[Variant]:
+    """Return all that searches launch on a device of compute capability `arch`."""
+    found = {variant.name: variant for variant in (*_sifts(arch), *_second_passes(), *_scans(arch))}
+    return list(found.values())
 
 
-def variants(dim: int = 128) -> dict[str, Variant]:
-    """Return, by name, what a search over `dim` columns launches: every kind of query, all filters, normalised."""
-    found: dict[str, Variant] = {}
-    for kind in ("dense", "lookup", "bag"):
-        flags = {"KIND": kind, "WEIGHTED": kind == "bag", "NORMALIZE": True, "EXCLUDE": True, "ALLOW": True}
+def _sifts(arch: int) -> Iterator[Variant]:
+    for dim in DIMS:
+        for batch in BATCHES:
+            config = choose_config(Shape(batch, 1_000_000, dim, 100), "int8", arch)
+            for kind, flags in _FLAGS.items():
+                for sample in (True, False):
+                    if kind != "bag" and (sample or dim != 128):
+                        continue  # less of the same
+                    name = f"{'sample' if sample else 'sift'}[d={dim}, q={config.block_q}, {kind}]"
+                    given = flags | options.sift_options(config, dim, sample=sample)
+                    yield _variant(name, _kernel_sift.sift_kernel, given, {"best_ptr": "*fp32"}, "codes", config.mma)
+
+
+def _second_passes() -> Iterator[Variant]:
+    yield _variant("screen", _kernel_rescore.screen_kernel, options.screen_options(), {}, "")
+    for dim in DIMS:
+        for dtype, pointer in _FLOATS.items():
+            given = options.rescore_options(dim)
+            name = f"rescore[d={given['BLOCK_D']}, {dtype}]"
+            yield _variant(name, _kernel_rescore.rescore_kernel, given, {"items_ptr": pointer}, "item")
+
+
+def _scans(arch: int) -> Iterator[Variant]:
+    yield _variant("pool", _kernel.pool_kernel, _BAG | options.pool_options(), {}, "")
+    dtypes: tuple[Dtype, ...] = ("float32", "float16")
+    for dtype in dtypes:
+        types = {"items_ptr": _FLOATS[dtype]}
+        config = choose_config(Shape(1, 1_000_000, 128, 10), dtype, arch)
+        given = _FILTERED | options.keep_options(config)
+        yield _variant(f"keep[{dtype}]", _kernel.keep_best_kernel, given, types, "item")
         for batch in (1, 16):
-            config = choose_gpu_config(batch, dim)
-            reopen = flags | {"BLOCK_BEST": config.block_best, "BLOCK_D": config.block_d}
-            best = reopen | {"BLOCK_Q": config.block_q, "BLOCK_N": config.block_n}
-            name = f"block_best[{kind}, block_q={config.block_q}]"
-            found[name] = Variant(_kernel.block_best_kernel, best, config.num_warps)
-            found[f"reopen[{kind}, block_d={config.block_d}]"] = Variant(_kernel.reopen_kernel, reopen, REOPEN_WARPS)
-    return found
+            config = choose_config(Shape(batch, 1_000_000, 128, 100), dtype, arch)
+            given = _FILTERED | options.block_best_options(config)
+            name = f"block_best[q={config.block_q}, {dtype}]"
+            # No tensor cores here, whatever the batch: they would round float32 to TF32.
+            yield _variant(name, _kernel.block_best_kernel, given, types, "item")
+            given = _FILTERED | options.reopen_options(config)
+            yield _variant(f"reopen[d={config.block_d}, {dtype}]", _kernel.reopen_kernel, given, types, "item")
 
 
-def compile_cubin(variant: Variant, compute_capability: int) -> bytes:
-    """Return the machine code of `variant`; Triton's own cache makes a second call cheap.
+def _variant(
+    name: str, kernel: Any, given: options.Options, types: dict[str, str], table: str, mma: bool = False
+) -> Variant:
+    constexprs = {key: value for key, value in given.items() if key in kernel.arg_names}
+    rest = {key: value for key, value in given.items() if key not in kernel.arg_names}
+    return Variant(name, kernel, constexprs, types, rest, table, mma)
+
+
+def compile_variant(variant: Variant, arch: int = DEFAULT_ARCH) -> Any:
+    """Return what Triton makes of `variant`: `.asm["cubin"]` and `.metadata`; its cache makes a second call cheap.
 
     Raises:
-        RuntimeError: The kernels are interpreted in this process, so there is nothing to compile.
+        RuntimeError: The kernels are interpreted in this process, so there is nothing to compile; or the compiler
+            fails.
     """
     if not isinstance(variant.kernel, JITFunction):
         raise RuntimeError("got interpreted kernels, expected TRITON_INTERPRET to be unset when triton was imported")
     names = variant.kernel.arg_names
+    types = _TYPES | variant.types
     signature = {
-        name: "constexpr" if name in variant.constexprs else _TYPES.get(name, "i32")  # what is no pointer is a size
+        name: "constexpr" if name in variant.constexprs else types.get(name, "i32")  # what is no pointer is a size
         for name in names
     }
     divisible = [["tt.divisibility", 16]]
@@ -93,19 +155,6 @@ def compile_cubin(variant: Variant, compute_capability: int) -> bytes:
         fn=variant.kernel,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in variant.constexprs.items()},
-        attrs={(at,): divisible for at, name in enumerate(names) if name in _TYPES or name in _MULTIPLES_OF_16},
+        attrs={(at,): divisible for at, name in enumerate(names) if name.endswith("_ptr") or name in _MULTIPLES_OF_16},
     )
-    target = GPUTarget("cuda", compute_capability, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": variant.num_warps})
-    return bytes(compiled.asm["cubin"])
-
-
-def usage(cubin: bytes) -> Usage:
-    """Return what `cubin` takes, as the `cuobjdump` that comes with Triton reads it."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [str(_CUOBJDUMP), "--dump-resource-usage", file.name]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    figures = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", text)}
-    return Usage(figures["REG"], figures["STACK"], figures["LOCAL"], figures["SHARED"])
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(variant.options))

@@ -12,11 +12,14 @@ from fuserec.contract import NO_ID
 from fuserec.kernels import _store
 from fuserec.kernels._arrays import Array, BoolArray, FloatArray, IntArray, as_float_matrix, as_int_vector
 from fuserec.kernels.filters import as_row_filter
+from fuserec.kernels.packed import PackedCodes, pack
+from fuserec.kernels.quantize import Codes, quantize_rows
 from fuserec.kernels.query import as_pool
 from fuserec.kernels.search import op
 from fuserec.kernels.search.keys import MAX_ROWS
 
 Metric = Literal["dot", "cosine"]
+CodeKind = Literal["int8", "none"]
 
 
 class TopK(NamedTuple):
@@ -25,12 +28,16 @@ class TopK(NamedTuple):
     Attributes:
         ids: (B, k) int64 item ids; `NO_ID` where fewer than k items passed the filters.
         scores: (B, k) float32; -inf there.
-        certified: (B,) bool: the ids are proven to be those of float32 scoring of the original vectors.
+        certified: (B,) bool: the first pass over the codes proved that the ids are those of float32 scoring of the
+            original vectors. Where it is false the proof failed, and a wider search found the answer: it is just as
+            exact, and took longer.
+        rescored: (B,) int64: how many original vectors were read for the answer; all of them where there are no codes.
     """
 
     ids: IntArray
     scores: FloatArray
     certified: BoolArray
+    rescored: IntArray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,26 +49,40 @@ class ItemIndex:
         ids: (N,) int64, ascending: a lower row is a lower item id, so ties between rows are ties between ids.
         metric: "dot" or "cosine".
         max_abs: Largest absolute value in `embeddings`.
+        codes: The int8 codes that a search scans in their place, or None.
     """
 
     embeddings: FloatArray
     ids: IntArray
     metric: Metric
     max_abs: float
+    codes: PackedCodes | None
     _resident: dict[str, Any] = field(default_factory=dict, init=False)
 
     @classmethod
-    def build(cls, embeddings: object, item_ids: object = None, *, metric: Metric = "dot") -> ItemIndex:
+    def build(
+        cls,
+        embeddings: object,
+        item_ids: object = None,
+        *,
+        codes: CodeKind = "int8",
+        metric: Metric = "dot",
+    ) -> ItemIndex:
         """Copy, check and order the items.
 
         Args:
             embeddings: (N, D) float32 or float16 numpy array or torch tensor, N and D at least 1; kept as float32.
             item_ids: (N,) integers from 0, without repeats, in any order; 0 to N - 1 when None.
+            codes: "int8": scan int8 codes, a quarter of the bytes, and score from the original vectors the few items
+                that the codes cannot rule out. "none": scan the vectors. The answers are the same.
             metric: "dot", or "cosine", which scales rows here and queries in `search` to unit length.
 
         Raises:
-            ValueError: Any of that does not hold, an embedding is NaN or infinite, or a row is zero under "cosine".
+            ValueError: Any of that does not hold, an embedding is NaN or infinite, a row is zero under "cosine", or the
+                rows are too wide to be coded (`quantize.MAX_CODED_DIM`).
         """
+        if codes not in ("int8", "none"):
+            raise ValueError(f"codes: got {codes!r}, expected 'int8' or 'none'")
         if metric not in ("dot", "cosine"):
             raise ValueError(f"metric: got {metric!r}, expected 'dot' or 'cosine'")
         table = as_float_matrix(embeddings, "embeddings")
@@ -76,7 +97,8 @@ class ItemIndex:
         rows.flags.writeable = False
         ids = ids[order]
         ids.flags.writeable = False
-        return cls(rows, ids, metric, _max_abs(rows))
+        packed = pack(quantize_rows(rows), rows) if codes == "int8" else None
+        return cls(rows, ids, metric, _max_abs(rows), packed)
 
     def search(
         self,
@@ -89,9 +111,9 @@ class ItemIndex:
     ) -> TopK:
         """Return the k best items of each query that pass the filters.
 
-        The order is score descending, then item id ascending. The scan reads the float32 rows in full, so every
-        answer is exact up to pairs whose true scores differ by less than the float32 rounding of a sum of D products,
-        and `certified` is true throughout.
+        The order is score descending, then item id ascending. Every answer is exact up to pairs whose true scores
+        differ by less than the float32 rounding of a sum of D products; the codes decide how fast it comes, never
+        what it is.
 
         Args:
             query: (B, D) float32 or float16 array or tensor, or a `Lookup`, or a `Bag`. B may be 0.
@@ -114,6 +136,7 @@ class ItemIndex:
         out = as_row_filter(exclude, allow, ids=self.ids, batch=pool.batch)
         found = op.search(
             self.embeddings,
+            self.codes,
             pool,
             out,
             int(k),
@@ -123,11 +146,16 @@ class ItemIndex:
             resident=self._resident,
         )
         ids = np.where(found.rows < 0, np.int64(NO_ID), self.ids[found.rows])
-        return TopK(ids, found.scores, np.ones(pool.batch, np.bool_))
+        assert found.certified is not None and found.rescored is not None  # op.search fills them
+        return TopK(ids, found.scores, found.certified, found.rescored)
+
+    def row_codes(self) -> Codes | None:
+        """Return the codes row by row, in the order of `ids`, as a new copy; None if there are none."""
+        return None if self.codes is None else self.codes.unpack()
 
     def save(self, path: str | Path) -> None:
         """Write the index to one safetensors file; an older file is replaced in one step."""
-        _store.write(Path(path), _store.Stored(self.ids, self.embeddings, self.metric, self.max_abs))
+        _store.write(Path(path), _store.Stored(self.ids, self.embeddings, self.codes, self.metric, self.max_abs))
 
     @classmethod
     def load(cls, path: str | Path) -> ItemIndex:
@@ -138,7 +166,7 @@ class ItemIndex:
             ValueError: It is not an index, of another version, truncated, or at odds with itself.
         """
         stored = _store.read(Path(path))
-        return cls(stored.embeddings, stored.ids, cast("Metric", stored.metric), stored.max_abs)
+        return cls(stored.embeddings, stored.ids, cast("Metric", stored.metric), stored.max_abs, stored.codes)
 
     @property
     def rows(self) -> int:
@@ -152,11 +180,16 @@ class ItemIndex:
 
     @property
     def nbytes(self) -> int:
-        """Size of the table and the ids in bytes."""
-        return self.embeddings.nbytes + self.ids.nbytes
+        """Size of the table, its codes and the ids in bytes."""
+        codes = 0 if self.codes is None else self.codes.nbytes
+        return self.embeddings.nbytes + self.ids.nbytes + codes
 
     def __repr__(self) -> str:
-        return f"ItemIndex(rows={self.rows}, dim={self.dim}, metric={self.metric!r}, nbytes={self.nbytes})"
+        codes = "none" if self.codes is None else "int8"
+        return (
+            f"ItemIndex(rows={self.rows}, dim={self.dim}, metric={self.metric!r}, codes={codes!r}, "
+            f"nbytes={self.nbytes})"
+        )
 
 
 def _checked_ids(item_ids: object, rows: int) -> IntArray:

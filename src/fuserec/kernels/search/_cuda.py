@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 from triton.runtime.interpreter import InterpretedFunction
 
-from fuserec.kernels._arrays import Array, FloatArray
+from fuserec.kernels._arrays import FloatArray, IntArray
 from fuserec.kernels.filters import RowFilter
+from fuserec.kernels.packed import PackedCodes
 from fuserec.kernels.query import Pool
-from fuserec.kernels.search import _kernel, keys
-from fuserec.kernels.search.config import REOPEN_WARPS, GpuConfig, choose_gpu_config
+from fuserec.kernels.search import _cuda_sift, _kernel, keys
+from fuserec.kernels.search._cuda_inputs import DeviceTable, to_device_query, to_device_table
+from fuserec.kernels.search._cuda_scan import scan
 from fuserec.kernels.search.found import Found
+from fuserec.kernels.search.gpu_config import DEFAULT_ARCH, Shape, choose_config, choose_plan
 
 Resident = dict[str, Any]
 
@@ -32,6 +34,7 @@ def search(
     normalize: bool,
     interpret: bool,
     resident: Resident,
+    codes: PackedCodes | None = None,
 ) -> Found:
     """Search with the Triton kernels.
 
@@ -42,60 +45,63 @@ def search(
         k: At least 1, at most N.
         normalize: Divide each query by its norm.
         interpret: Run on the CPU; needs a process in which triton was imported under TRITON_INTERPRET=1.
-        resident: Device copies of `items`, by device; filled by the first search there and used by later ones.
+        resident: The table on each device; filled by the first search there and used by later ones.
+        codes: Codes of `items`, or None for a scan of the float rows.
 
     Raises:
         ValueError: There is no CUDA device, or the kernels are (or are not) interpreted against what was asked.
     """
     device = _device(interpret)
     if device not in resident:
-        resident[device] = _tensor(items, device)
+        resident[device] = to_device_table(items, None if codes is None else codes.unpack(), device)
     if not interpret:
         pool = _compact(pool)
-    inputs = (
-        resident[device],
-        *(_tensor(array, device) for array in (pool.table, pool.ids, pool.offsets, pool.weights)),
-        *(_tensor(array, device) for array in (out.offsets, out.rows, out.allow.view(np.uint8))),
-    )
-    longest = int(np.diff(out.offsets).max())
-    stride_allow = len(items) if len(out.allow) > 1 else 0
-    sizes = (pool.batch, *items.shape, longest.bit_length(), stride_allow)
-    config = choose_gpu_config(pool.batch, items.shape[1])
-    flags = {
-        "KIND": pool.kind,
-        "WEIGHTED": pool.weights.size > 0,
-        "NORMALIZE": normalize,
-        "EXCLUDE": longest > 0,
-        "ALLOW": len(out.allow) > 0,
-        "BLOCK_BEST": config.block_best,
-        "BLOCK_D": config.block_d,
-    }
     # The interpreter computes with numpy; a query that overflows is refused by the caller, by its magnitude.
-    with np.errstate(over="ignore", invalid="ignore"):
-        top, magnitudes = _launch(inputs, sizes, flags, config, k)
-    return Found(*keys.unpack(top.cpu().numpy()), magnitudes.cpu().numpy())
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return _search(resident[device], pool, out, k, normalize=normalize, device=device)
 
 
-def _launch(
-    inputs: tuple[torch.Tensor, ...], sizes: tuple[int, ...], flags: dict[str, Any], config: GpuConfig, k: int
+def _search(table: DeviceTable, pool: Pool, out: RowFilter, k: int, *, normalize: bool, device: str) -> Found:
+    query = to_device_query(pool, out, normalize=normalize, rows=table.rows, device=device)
+    shape = Shape(pool.batch, table.rows, table.dim, k, int(np.diff(out.offsets).max()))
+    config = choose_config(shape, table.dtype, _arch(device))
+    if config.method != "sift":
+        best, magnitudes = scan(table, query, k, config)
+        return Found(*keys.unpack(best.cpu().numpy()), magnitudes.cpu().numpy())
+    plan = choose_plan(shape, config)
+    sifted = _cuda_sift.sift(table, query, config, plan)
+    answer = _cuda_sift.prove(table, sifted, k, plan.first)
+    best, rescored = answer.keys, answer.rescored
+    left = np.flatnonzero(~answer.proven.cpu().numpy())
+    if left.size:
+        # No bound tells these rows apart, or the sample misled: the float scan needs neither.
+        best[left], _ = _scan_some(table, sifted.queries[left, : table.dim].contiguous(), _of(out, left), k, device)
+        rescored[left] = table.rows
+    return _found(best, sifted.magnitudes, answer.certified, rescored)
+
+
+def _scan_some(
+    table: DeviceTable, queries: torch.Tensor, out: RowFilter, k: int, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run both passes; return the k best keys (B, k) int64 in descending order, and magnitudes (B,) float64."""
-    batch, rows, *_ = sizes
-    device = inputs[0].device
-    n_blocks = triton.cdiv(rows, config.block_best)
-    best = torch.empty((batch, n_blocks), dtype=torch.int64, device=device)
-    magnitudes = torch.empty(batch, dtype=torch.float64, device=device)
-    tiles = triton.cdiv(rows, config.block_n) * triton.cdiv(batch, config.block_q)
-    _kernel.block_best_kernel[(tiles,)](
-        best, magnitudes, *inputs, *sizes,
-        BLOCK_Q=config.block_q, BLOCK_N=config.block_n, num_warps=config.num_warps, **flags,
-    )  # fmt: skip
-    picked = best.topk(min(k, n_blocks), dim=1, sorted=False).indices
-    opened = torch.empty((*picked.shape, config.block_best), dtype=torch.int64, device=device)
-    _kernel.reopen_kernel[(picked.numel(),)](
-        opened, picked, *inputs, *sizes, picked.shape[1], num_warps=REOPEN_WARPS, **flags
-    )  # fmt: skip
-    return opened.flatten(1).topk(k, dim=1).values, magnitudes
+    """Scan in float for `queries` (Q, dim), normalised already where they are to be."""
+    batch = len(queries)
+    dense = Pool("dense", queries, np.arange(batch), np.arange(batch + 1), np.empty(0, np.float32))
+    query = to_device_query(dense, out, normalize=False, rows=table.rows, device=device)
+    bare = replace(table, codes=None)
+    config = choose_config(Shape(batch, table.rows, table.dim, k), bare.dtype, _arch(device))
+    return scan(bare, query, k, config)
+
+
+def _of(out: RowFilter, queries: IntArray) -> RowFilter:
+    """Return the filter of some of the queries."""
+    lists = [out.rows[out.offsets[b] : out.offsets[b + 1]] for b in queries]
+    offsets = np.concatenate(([0], np.cumsum([len(rows) for rows in lists])))
+    return RowFilter(offsets, np.concatenate(lists), out.allow[queries] if len(out.allow) > 1 else out.allow)
+
+
+def _found(best: torch.Tensor, magnitudes: torch.Tensor, certified: torch.Tensor, rescored: torch.Tensor) -> Found:
+    found = (tensor.cpu().numpy() for tensor in (magnitudes, certified, rescored))
+    return Found(*keys.unpack(best.cpu().numpy()), *found)
 
 
 def _compact(pool: Pool) -> Pool:
@@ -103,6 +109,14 @@ def _compact(pool: Pool) -> Pool:
     if isinstance(pool.table, torch.Tensor) or len(pool.ids) >= len(pool.table):
         return pool
     return replace(pool, table=pool.table[pool.ids], ids=np.arange(len(pool.ids)))
+
+
+def _arch(device: str) -> int:
+    """Return the compute capability of `device`, 80 for 8.0."""
+    if device == "cpu":
+        return DEFAULT_ARCH
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def _device(interpret: bool) -> str:
@@ -120,10 +134,3 @@ def _device(interpret: bool) -> str:
     if interpreted:
         raise ValueError("backend 'cuda': got interpreted kernels, expected TRITON_INTERPRET to be unset")
     return f"cuda:{torch.cuda.current_device()}"
-
-
-def _tensor(array: Array | torch.Tensor, device: str) -> torch.Tensor:
-    if isinstance(array, torch.Tensor):
-        return array.to(device)
-    # Copied first because torch does not take read-only arrays, and triton takes no empty ones.
-    return torch.from_numpy(np.array(array) if array.size else np.zeros(1, array.dtype)).to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fuserec.kernels._arrays import DoubleArray, FloatArray, IntArray
+from fuserec.kernels._arrays import BoolArray, DoubleArray, FloatArray, IntArray
 
 
 class Found(NamedTuple):
@@ -15,8 +15,13 @@ class Found(NamedTuple):
         scores: (B, k) float32; -inf there.
         magnitudes: (B,) float64: sum of the absolute values of each pooled query before it is normalised. NaN or
             infinity tells of a query that is not finite, 0 of a zero query; the caller judges.
+        certified: (B,) bool: the first scan of the codes proved the answer. False where it did not and a wider search
+            gave it. None: the scan read the rows themselves, and there was nothing to prove.
+        rescored: (B,) int64: how many rows were scored from the rows themselves. None: all.
     """
 
     rows: IntArray
     scores: FloatArray
     magnitudes: DoubleArray
+    certified: BoolArray | None = None
+    rescored: IntArray | None = None

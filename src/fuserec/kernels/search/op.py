@@ -9,6 +9,7 @@ import numpy as np
 
 from fuserec.kernels._arrays import FloatArray, is_on_device
 from fuserec.kernels.filters import RowFilter
+from fuserec.kernels.packed import PackedCodes
 from fuserec.kernels.query import Pool
 from fuserec.kernels.search.found import Found
 
@@ -38,6 +39,7 @@ def resolve(backend: str) -> str:
 
 def search(
     items: FloatArray,
+    codes: PackedCodes | None,
     pool: Pool,
     out: RowFilter,
     k: int,
@@ -51,6 +53,7 @@ def search(
 
     Args:
         items: (N, D) float32, C-contiguous.
+        codes: Their codes, or None to scan the rows themselves. The answer is the same.
         pool: The queries; B of them.
         out: Rows that may not be returned.
         k: At least 1; beyond N the answer has a tail.
@@ -69,7 +72,8 @@ def search(
             f"query table: got a tensor on {pool.table.device}, expected one in host memory for {backend!r}"
         )
     if pool.batch == 0:
-        return Found(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0))
+        nothing = Found(np.empty((0, k), np.int64), np.empty((0, k), np.float32), np.empty(0))
+        return _as_full_scan(nothing, len(items))
     reach = min(k, len(items))
     if backend == "reference":
         from fuserec.kernels.search import reference
@@ -78,15 +82,30 @@ def search(
     elif backend == "cpu":
         from fuserec.kernels.search import _numba
 
-        found = _numba.search(items, pool, out, reach, normalize=normalize)
+        found = _numba.search(items, codes, pool, out, reach, normalize=normalize)
     else:
         from fuserec.kernels.search import _cuda
 
         found = _cuda.search(
-            items, pool, out, reach, normalize=normalize, interpret=backend == "interpret", resident=resident
+            items,
+            pool,
+            out,
+            reach,
+            normalize=normalize,
+            interpret=backend == "interpret",
+            resident=resident,
+            codes=codes,
         )
     _check_magnitudes(found, normalize=normalize, max_abs=max_abs)
+    if found.certified is None:
+        found = _as_full_scan(found, len(items))
     return _with_tail(found, k)
+
+
+def _as_full_scan(found: Found, rows: int) -> Found:
+    """Return `found` as what it is when every row was scored: true without a proof."""
+    batch = len(found.rows)
+    return found._replace(certified=np.ones(batch, np.bool_), rescored=np.full(batch, rows, np.int64))
 
 
 def _check_magnitudes(found: Found, *, normalize: bool, max_abs: float) -> None:
@@ -113,4 +132,4 @@ def _with_tail(found: Found, k: int) -> Found:
         return found
     rows = np.pad(found.rows, ((0, 0), (0, missing)), constant_values=-1)
     scores = np.pad(found.scores, ((0, 0), (0, missing)), constant_values=-np.inf)
-    return Found(rows, scores, found.magnitudes)
+    return found._replace(rows=rows, scores=scores)

@@ -1,0 +1,99 @@
+"""The rows that one query has not ruled out yet, with lower and upper bounds on their scores.
+
+The threshold is the k-th largest lower bound seen: k rows score at least that, so a later row that cannot score more is
+out for good (later rows have larger ids, so a tie is lost too).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fuserec.kernels._arrays import FloatArray, IntArray
+from fuserec.kernels.search._numba_jit import jit
+
+OVERFLOW: Final = -1
+_ROOM: Final = 256  # candidates beyond k before the first prune, and between prunes at least
+
+
+class Candidates(NamedTuple):
+    """Candidates of every row part and query, in ascending rows; in units of the query's scale.
+
+    Attributes:
+        rows: (P, B, C) uint32.
+        low: (P, B, C) float32 lower bounds.
+        high: (P, B, C) float32 upper bounds.
+        counts: (P, B) int64; `OVERFLOW` where C was not enough.
+        limits: (P, B) int64: the count at which to prune.
+    """
+
+    rows: npt.NDArray[np.uint32]
+    low: FloatArray
+    high: FloatArray
+    counts: IntArray
+    limits: IntArray
+
+
+def allocate_candidates(parts: int, batch: int, k: int, capacity: int) -> Candidates:
+    """Return room for `capacity` candidates each; memory is touched only as far as it is used."""
+    shape = (parts, batch, capacity)
+    return Candidates(
+        rows=np.empty(shape, np.uint32),
+        low=np.empty(shape, np.float32),
+        high=np.empty(shape, np.float32),
+        counts=np.zeros(shape[:2], np.int64),
+        limits=np.full(shape[:2], min(2 * k + _ROOM, capacity), np.int64),
+    )
+
+
+@jit()
+def kth_largest(values: FloatArray, size: int, k: int) -> np.float32:
+    """Return the k-th largest of `values[:size]`, reordering them; k is at most size. Hoare's selection (1961)."""
+    target, left, right = k - 1, 0, size - 1
+    while left < right:
+        middle = (left + right) // 2
+        a, b, c = values[left], values[middle], values[right]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = left, right
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if target <= j:
+            right = j
+        elif target >= i:
+            left = i
+        else:
+            break
+    return np.float32(values[target])
+
+
+@jit()
+def prune(kept: Candidates, part: int, q: int, k: int, scratch: FloatArray) -> np.float32:
+    """Drop the candidates below the threshold and return it; mark an overflow if too many are left."""
+    rows, low, high = kept.rows[part, q], kept.low[part, q], kept.high[part, q]
+    count = kept.counts[part, q]
+    if count < k:
+        kept.counts[part, q] = OVERFLOW
+        return np.float32(np.inf)
+    for i in range(count):
+        scratch[i] = low[i]
+    threshold = kth_largest(scratch, count, k)
+    left = 0
+    for i in range(count):
+        if high[i] >= threshold:
+            rows[left], low[left], high[left] = rows[i], low[i], high[i]
+            left += 1
+    kept.counts[part, q] = left
+    kept.limits[part, q] = min(max(2 * left, left + _ROOM), rows.size)
+    if rows.size - left < rows.size // 8:
+        kept.counts[part, q] = OVERFLOW
+        return np.float32(np.inf)
+    return threshold

@@ -1,0 +1,187 @@
+"""How a search on a GPU is cut into pieces; pure functions of its sizes, so that a choice can be tested and explained.
+
+The tiles are those that compile without spills for every architecture (`python -m bench.cubins`); none of them has
+been timed on a device yet.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+# How tables may be stored on the device: int8 codes beside either float dtype, or no codes.
+Dtype = Literal["int8", "float32", "float16"]
+Method = Literal["sift", "blocks", "keep"]
+
+# The interpreter follows the tiles of this one.
+DEFAULT_ARCH = 80
+# The best keys of a query in registers; beyond it the sort of a tile costs more than a second pass.
+KEEP = 16
+# Wider rows are scanned in parts, as a tile of them would not fit shared memory.
+WIDEST_TILE = 256
+# Multiprocessors of the largest device (H100: 132) by the programs each holds: enough of them to fill it.
+PROGRAMS = 132 * 4
+# Threads of pass 2: a program scores a few dozen rows.
+RESCORE_ROWS, RESCORE_WARPS = 16, 4
+SCREEN_KEYS, SCREEN_WARPS = 1024, 4
+POOL_QUERIES, POOL_COLUMNS, POOL_WARPS = 1, 128, 1
+REOPEN_WARPS = 1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of one search: queries, rows and columns of the table, items wanted, longest list of excluded rows."""
+
+    batch: int
+    rows: int
+    dim: int
+    k: int
+    excluded: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.batch, self.rows, self.dim, self.k) < 1 or self.excluded < 0:
+            raise ValueError(f"got {self}, expected sizes of at least 1")
+
+
+@dataclass(frozen=True)
+class GpuConfig:
+    """Tiles of the kernels of pass 1.
+
+    Attributes:
+        method: "sift": int8 bounds, then float scores of what passed. "blocks": float block maxima, then the best
+            blocks again. "keep": one float pass that keeps the best keys in registers.
+        block_q: Queries a program.
+        block_n: Rows a tile.
+        block_d: Columns a tile.
+        block_best: Rows that share one maximum.
+        num_warps: Warps a program.
+        num_stages: Tiles in flight, where the device copies to shared memory asynchronously.
+        mma: The products are `tl.dot` on integers; otherwise multiply and sum.
+    """
+
+    method: Method
+    block_q: int
+    block_n: int
+    block_d: int
+    block_best: int
+    num_warps: int
+    num_stages: int
+    mma: bool
+
+    def __post_init__(self) -> None:
+        sizes = (self.block_q, self.block_n, self.block_best, self.block_d, self.num_warps)
+        if any(size < 1 or size & (size - 1) for size in sizes):
+            raise ValueError(f"got {self}, expected powers of two")
+        if self.block_n % self.block_best:
+            raise ValueError(f"got {self}, expected block_best to divide block_n")
+        if self.mma and (self.block_q < 16 or self.block_n < 16 or self.block_d < 32):
+            raise ValueError(f"got {self}, expected mma tiles of at least 16 queries, 16 rows and 32 columns")
+
+    @property
+    def block_pool(self) -> int:
+        """Columns of queries that are pooled at a time: 16 float32 a thread, as bags pooled whole would spill."""
+        return min(self.block_d, 16 * 32 * self.num_warps // self.block_q)
+
+
+def choose_config(shape: Shape, dtype: Dtype, arch: int) -> GpuConfig:
+    """Choose the tiles of pass 1.
+
+    Args:
+        shape: Sizes of the search.
+        dtype: "int8" if the table has codes; else how its rows are stored.
+        arch: Compute capability, 80 for 8.0.
+    """
+    width = _power_of_two(max(shape.dim, 16))
+    if dtype != "int8":
+        return _scan_config(shape, width)
+    wide = width > WIDEST_TILE
+    if arch < 80:
+        # Triton compiles no integer `tl.dot` before 8.0, so the products run on the ordinary cores: one query each.
+        return GpuConfig(
+            "sift", block_q=1, block_n=128, block_d=min(width, 128), block_best=32, num_warps=4, num_stages=1, mma=False
+        )
+    # A tile of 16 queries serves batch 1 too: 15 idle columns cost less than the scan they hide behind, and the rows
+    # are the M side of the product, so that 9.0 has its 64 even then.
+    # But for 9.0, whose tensor cores read shared memory, the codes of the queries lie in registers: two bytes an entry
+    # and once a warp. 64 of them do not fit, nor do 32 of the widest.
+    block_q = min(64 if arch == 90 and width <= 128 else 32, max(16, _power_of_two(shape.batch)))
+    block_n = 128 if block_q == 16 and width <= 128 else 64
+    return GpuConfig(
+        "sift",
+        block_q=block_q,
+        block_n=block_n,
+        block_d=128 if wide else max(32, width),
+        block_best=32,
+        num_warps=4 if block_q < 64 and block_q * min(width, 256) <= 32 * 128 else 8,
+        num_stages=2 if width > 128 or block_q == 64 else 3,
+        mma=True,
+    )
+
+
+def _scan_config(shape: Shape, width: int) -> GpuConfig:
+    block_d = min(width, 64)
+    if shape.k <= KEEP and shape.batch < 16:
+        return GpuConfig("keep", 1, 128, min(width, 32), block_best=128, num_warps=4, num_stages=1, mma=False)
+    if shape.batch < 16:
+        return GpuConfig("blocks", 1, 128, block_d, block_best=32, num_warps=4, num_stages=1, mma=False)
+    return GpuConfig("blocks", 16, 64, min(width, 32), block_best=32, num_warps=4, num_stages=1, mma=False)
+
+
+@dataclass(frozen=True)
+class SiftPlan:
+    """How many rows the bounds let through.
+
+    Attributes:
+        tile_stride: One tile of so many is sampled for the floor; 0 where every row is let through.
+        rank: The floor is this largest of the sampled block maxima.
+        capacity: Keys that a query has room for.
+        first: Rows scored in float before the first proof is tried.
+    """
+
+    tile_stride: int
+    rank: int
+    capacity: int
+    first: int
+
+
+def choose_plan(shape: Shape, config: GpuConfig, largest_stride: int = 64) -> SiftPlan:
+    """Choose the sample and the room so that the first proof holds, short of adversarial tables.
+
+    Of the k best rows a sample of one tile in `s` holds about m = k / s, with a deviation of sqrt(m). The floor is
+    taken at rank m + 6 sqrt(m) + 5, which lies below the k-th best row but in one search of many millions; near
+    `rank * s` rows then pass, and half as many more, as the sample is ranked by lower bounds and upper ones pass.
+    """
+    tiles = -(-shape.rows // config.block_n)
+    stride = min(largest_stride, _power_of_two(max(1, tiles // 32)))
+    mean = shape.k / stride
+    rank = math.ceil(mean + 6 * math.sqrt(mean) + 5)
+    sampled = -(-tiles // stride) * (config.block_n // config.block_best)
+    capacity = _power_of_two(4 * rank * stride + shape.excluded)
+    first = min(shape.rows, shape.k + shape.k // 2 + 32)
+    if capacity >= shape.rows or rank > sampled:
+        return SiftPlan(0, 0, shape.rows, first)
+    return SiftPlan(stride, rank, capacity, min(first, capacity))
+
+
+def tiles_a_program(tiles: int, query_tiles: int) -> int:
+    """Return the tiles of rows that one program scans, so that all programs run at once on the largest device."""
+    return max(1, -(-tiles * query_tiles // PROGRAMS))
+
+
+def _power_of_two(size: int) -> int:
+    """Return the least power of two that is at least `size`."""
+    return 1 << (size - 1).bit_length()
+
+
+def query_levels(dim: int) -> int:
+    """Return the largest query code: two int8 halves hold it, and sums of `dim` products with int8 fit 31 bits.
+
+    The 128 are room for the sum of the upper halves alone, which may exceed the whole by so much a product.
+    """
+    return min(127 * 256 + 127, (2**31 - 1) // (127 * dim) - 128)
+
+
+def rescore_columns(dim: int) -> int:
+    """Return the columns that pass 2 loads at a time."""
+    return min(_power_of_two(max(dim, 16)), 128)
