@@ -15,9 +15,11 @@ from fuserec.kernels.search.cpu_config import choose_cpu_config
         (1, 100, 8, (1, 1)),
         (1, 10**6, 1, (1, 1)),
         (1, 10**6, 8, (1, 8)),
-        (64, 10**6, 8, (1, 8)),
-        (65, 10**6, 8, (8, 1)),
-        (65, 10**6, 1, (1, 1)),
+        (64, 10**5, 8, (1, 8)),
+        (65, 10**5, 8, (8, 1)),
+        (65, 10**5, 1, (1, 1)),
+        (64, 10**6, 8, (1, 16)),
+        (65, 10**6, 8, (16, 1)),
     ],
 )
 def test_parts_of_a_scan_of_codes(batch: int, rows: int, threads: int, parts: tuple[int, int]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numba
 import numpy as np
 
@@ -15,15 +13,12 @@ from fuserec.kernels.search import _numba_rows, keys
 from fuserec.kernels.search._numba_candidates import allocate_candidates
 from fuserec.kernels.search._numba_codes import Heaps, Table
 from fuserec.kernels.search._numba_queries import WIDEST_TILE, Asked, allocate_asked
-from fuserec.kernels.search._numba_run import Edges, Sifted, refine_parallel, sift_parallel, sift_serial
+from fuserec.kernels.search._numba_run import Edges, Sifted, ask_all, refine, rescore_part, sift
 from fuserec.kernels.search._numba_score import Bags, Out
 from fuserec.kernels.search._numba_tile import TILE_GROUPS
-from fuserec.kernels.search.cpu_config import QUERIES_AT_ONCE, CpuConfig, choose_cpu_config
+from fuserec.kernels.search._threads import run
+from fuserec.kernels.search.cpu_config import QUERIES_AT_ONCE, RESCORED_A_TASK, CpuConfig, choose_cpu_config
 from fuserec.kernels.search.found import Found
-
-# numba's "workqueue" threads abort the process when two Python threads launch at once, and with any threading layer
-# two launches only fight for the same cores: one parallel search at a time.
-_launch = threading.Lock()
 
 
 def search(
@@ -58,12 +53,11 @@ def _scan_rows(items: FloatArray, bags: Bags, out: Out, k: int, config: CpuConfi
         keys=np.full((config.row_parts, batch, k), keys.EMPTY, np.int64),
         magnitudes=np.empty((config.row_parts, batch), np.float64),
     )
-    tasks = config.query_parts * config.row_parts
-    if tasks == 1:
-        _numba_rows.run_serial(tasks, items, bags, normalize, out, parts, heaps)
-    else:
-        with _launch:
-            _numba_rows.run_parallel(tasks, items, bags, normalize, out, parts, heaps)
+
+    def scan_part(task: int) -> None:
+        _numba_rows.scan_part(task, items, bags, normalize, out, parts, heaps)
+
+    run(scan_part, config.query_parts * config.row_parts, numba.get_num_threads())
     return Found(*keys.unpack(_merged(heaps.keys, k)), heaps.magnitudes[0])
 
 
@@ -77,7 +71,7 @@ def _scan_codes(
     table: Table, bags: Bags, out: Out, start: int, stop: int, k: int, config: CpuConfig, normalize: bool
 ) -> Found:
     """Search queries `start:stop` of the batch; first `sift`, then `refine` for those that it could not prove."""
-    batch = stop - start
+    batch, threads = stop - start, numba.get_num_threads()
     asked = allocate_asked(batch, table.items.shape[1], table.codes.shape[1])
     kept = allocate_candidates(config.row_parts, batch, k, config.capacity)
     best = np.full((batch, k), keys.EMPTY, np.int64)
@@ -87,11 +81,19 @@ def _scan_codes(
         groups=_edges(len(table.codes), config.row_parts, TILE_GROUPS),
     )
     found = Sifted(best, certified, rescored)
-    if config.query_parts * config.row_parts == 1:
-        sift_serial(table, bags, normalize, out, start, edges, asked, kept, found)
-    else:
-        with _launch:
-            sift_parallel(table, bags, normalize, out, start, edges, asked, kept, found)
+    ask_all(bags, normalize, start, asked)
+
+    def sift_part(task: int) -> None:
+        sift(task, table, out, start, edges, asked, kept, k)
+
+    # A few queries are rescored sooner than another thread is awake.
+    tasks = max(min(batch * k // RESCORED_A_TASK, threads), 1)
+
+    def rescore_some(task: int) -> None:
+        rescore_part(task, tasks, table, asked, kept, found)
+
+    run(sift_part, config.query_parts * config.row_parts, threads)
+    run(rescore_some, tasks, threads)
     for q in np.flatnonzero(~certified):
         best[q], rescored[q] = _refined(table, asked, out, start, int(q), k)
     return Found(*keys.unpack(best), asked.magnitudes, certified, rescored)
@@ -114,6 +116,9 @@ def _refined(table: Table, asked: Asked, out: Out, start: int, q: int, k: int) -
     padded = allocate_asked(1, asked.queries.shape[1], table.codes.shape[1])
     for name, array in padded._asdict().items():
         array[:1] = getattr(asked, name)[q : q + 1]
-    with _launch:
-        refine_parallel(table, out, start + q, edges, padded, heaps)
+
+    def refine_part(part: int) -> None:
+        refine(part, table, out, start + q, edges, padded, heaps)
+
+    run(refine_part, parts, parts)
     return _merged(heaps.keys, k)[0], int(heaps.scored.sum())

@@ -27,6 +27,8 @@ class Candidates(NamedTuple):
         high: (P, B, C) float32 upper bounds.
         counts: (P, B) int64; `OVERFLOW` where C was not enough.
         limits: (P, B) int64: the count at which to prune.
+        floors: (P, B) float32: the threshold that the scan began with, an estimate; -inf if there was none. The k-th
+            best of all candidates must turn out to be no less, or too much was dropped.
     """
 
     rows: npt.NDArray[np.uint32]
@@ -34,6 +36,7 @@ class Candidates(NamedTuple):
     high: FloatArray
     counts: IntArray
     limits: IntArray
+    floors: FloatArray
 
 
 def allocate_candidates(parts: int, batch: int, k: int, capacity: int) -> Candidates:
@@ -45,6 +48,7 @@ def allocate_candidates(parts: int, batch: int, k: int, capacity: int) -> Candid
         high=np.empty(shape, np.float32),
         counts=np.zeros(shape[:2], np.int64),
         limits=np.full(shape[:2], min(2 * k + _ROOM, capacity), np.int64),
+        floors=np.full(shape[:2], -np.inf, np.float32),
     )
 
 
@@ -97,3 +101,13 @@ def prune(kept: Candidates, part: int, q: int, k: int, scratch: FloatArray) -> n
         kept.counts[part, q] = OVERFLOW
         return np.float32(np.inf)
     return threshold
+
+
+@jit()
+def start_at_estimate(kept: Candidates, part: int, q: int, rank: int, k: int) -> None:
+    """Empty the candidates of a sample, and make the `rank`-th largest lower bound among them the floor."""
+    count = kept.counts[part, q]
+    if count >= rank:
+        kept.floors[part, q] = kth_largest(kept.low[part, q], count, rank)
+    kept.counts[part, q] = 0
+    kept.limits[part, q] = min(2 * k + _ROOM, kept.low.shape[2])

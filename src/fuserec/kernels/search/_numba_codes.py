@@ -89,12 +89,13 @@ def _tile(width: int, codes: int, weights: int, biases: int, quads: int, sums: i
 
 
 @jit()
-def _bounds(asked: Asked, span: Span) -> FloatArray:
+def _bounds(asked: Asked, span: Span, floors: FloatArray) -> FloatArray:
     """Return (.., 3) float32 for the queries of a span and a tile beyond: both slopes, and a threshold to be above."""
     bounds = np.zeros((span.end_query + WIDEST_TILE, 3), np.float32)
     bounds[:, 2] = np.inf
     for q in range(span.first_query, span.end_query):
-        bounds[q, 0], bounds[q, 1], bounds[q, 2] = asked.slopes[q, 0], asked.slopes[q, 1], -np.inf
+        bounds[q, 0], bounds[q, 1] = asked.slopes[q, 0], asked.slopes[q, 1]
+        bounds[q, 2] = _lowered(floors[q], asked.margins[q])
     return bounds
 
 
@@ -117,34 +118,35 @@ def _at(array: Array) -> int:
 @jit()
 def scan(
     table: Table, asked: Asked, out: Out, first: int, span: Span, part: int, k: int, kept: Candidates, heaps: Heaps,
-    refining: bool,
+    refining: bool, stride: int,
 ) -> None:  # fmt: skip
     """Scan the codes of a span for its queries, whose filters are `first` further on in the batch.
 
     Rows whose upper bound is above the query's threshold become candidates in `kept`; `refining`, they are scored into
-    `heaps`.
+    `heaps`. Of every `stride` tiles of rows one is scanned.
     """
     items, scale, residual, reach = table.items, table.scale, table.residual, table.reach
     queries, units, margins = asked.queries, asked.units, asked.margins
     out_offsets, out_rows, allow = out.offsets, out.rows, out.allow
     kept_rows, low, high = kept.rows[part], kept.low[part], kept.high[part]
-    counts, limits = kept.counts[part], kept.limits[part]
+    counts, limits, floors = kept.counts[part], kept.limits[part], kept.floors[part]
     keys, sizes, scored = heaps.keys[part], heaps.sizes[part], heaps.scored[part]
     n_rows, quads = items.shape[0], np.int64(table.codes.shape[1])
     width = _width(span.end_query - span.first_query)
     sums = np.empty((WIDEST_TILE, TILE_ROWS), np.int32)
     scratch = np.empty(low.shape[1], np.float32)
-    bounds = _bounds(asked, span)
+    bounds = _bounds(asked, span, floors)
     codes_at, weights_at, biases_at = _at(table.codes), _at(asked.weights), _at(asked.biases)
     scale_at, residual_at, reach_at = _at(scale), _at(residual), _at(reach)
     sums_at, bounds_at = _at(sums), _at(bounds)
     group_bytes, query_bytes = quads * GROUP * QUAD, quads * QUAD * _WEIGHT_BYTES
-    block = max(_BLOCK_BYTES // group_bytes // TILE_GROUPS, 1) * TILE_GROUPS
+    step = TILE_GROUPS * stride
+    block = max(_BLOCK_BYTES // group_bytes // TILE_GROUPS, 1) * step
     for first_group in range(span.first_group, span.end_group, block):
         end_group = min(first_group + block, span.end_group)
         for first_query in range(span.first_query, span.end_query, width):
             weights, biases = weights_at + first_query * query_bytes, biases_at + 4 * first_query
-            for group in range(first_group, end_group, TILE_GROUPS):
+            for group in range(first_group, end_group, step):
                 _tile(width, codes_at + group * group_bytes, weights, biases, quads, sums_at)
                 rows_at = 4 * GROUP * group
                 for i in range(width):
@@ -186,5 +188,5 @@ def scan(
                         kept_rows[q, at], low[q, at], high[q, at] = row, middle - slack, middle + slack
                         counts[q] = at + 1
                         if at + 1 == limits[q]:
-                            threshold = prune(kept, part, q, k, scratch)
+                            threshold = max(prune(kept, part, q, k, scratch), floors[q])
                             bounds[q, 2] = _lowered(threshold, margins[q])

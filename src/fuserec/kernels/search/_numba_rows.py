@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-import numba
 import numpy as np
 
 from fuserec.kernels._arrays import DoubleArray, FloatArray, IntArray
@@ -55,7 +54,7 @@ def _scan(
 
 
 @jit()
-def _run_task(task: int, items: FloatArray, bags: Bags, normalize: bool, out: Out, parts: Parts, found: Heaps) -> None:
+def scan_part(task: int, items: FloatArray, bags: Bags, normalize: bool, out: Out, parts: Parts, found: Heaps) -> None:
     """Pool the queries of one part and scan the rows of one part."""
     row_parts = parts.row_edges.size - 1
     part = task % row_parts
@@ -65,19 +64,3 @@ def _run_task(task: int, items: FloatArray, bags: Bags, normalize: bool, out: Ou
         found.magnitudes[part, b] = pool_query(bags, b, normalize, queries[b - first])
     heaps = found.keys[part, first:end]
     _scan(items, queries, first, parts.row_edges[part], parts.row_edges[part + 1], out, heaps)
-
-
-@jit()
-def run_serial(
-    tasks: int, items: FloatArray, bags: Bags, normalize: bool, out: Out, parts: Parts, found: Heaps
-) -> None:
-    for task in range(tasks):
-        _run_task(task, items, bags, normalize, out, parts, found)
-
-
-@jit(parallel=True)
-def run_parallel(
-    tasks: int, items: FloatArray, bags: Bags, normalize: bool, out: Out, parts: Parts, found: Heaps
-) -> None:
-    for task in numba.prange(tasks):
-        _run_task(task, items, bags, normalize, out, parts, found)

@@ -256,6 +256,20 @@ def lowest_bit(_: Any, bits: Any) -> Any:
     return types.int64(bits), emit
 
 
+@intrinsic
+def prefetch(_: Any, address: Any) -> Any:
+    """Ask for the cache line at an address."""
+
+    def emit(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        hints = [ir.Constant(_I32, hint) for hint in (0, 3, 1)]  # to read, into all caches, data
+        _Emitter(builder).call(
+            "llvm.prefetch.p0", ir.VoidType(), [builder.inttoptr(arguments[0], _I8.as_pointer()), *hints]
+        )
+        return ir.Constant(_I64, 0)
+
+    return types.int64(address), emit
+
+
 # A tile is 1, 4 or 8 queries wide; which functions it is made of is settled here, when the module is imported, because
 # a target without an instruction must not even see it.
 if ISA == "vnni":

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-# Waking the other threads costs tens of microseconds; below this many multiply-adds one thread is done sooner. Codes
+# Waking another thread costs tens of microseconds; below this many multiply-adds one thread is done sooner. Codes
 # go through about eight times as fast as float32.
 SERIAL_WORK: Final = {"rows": 1 << 19, "codes": 1 << 22}
 # Up to here threads share the rows: each reads a part of the table, so that together they read it once. Beyond, the
 # work on a row that is in cache outweighs reading it, and a part of the queries each spares the merge.
 MOST_QUERIES_BY_ROWS: Final = 64
+RESCORED_A_TASK: Final = 1 << 10  # rows: about a tenth of a millisecond
+# Beyond this many multiply-adds, some 10 ms, there are two parts a thread, so that one that is held up does not keep
+# the search waiting for all of its half.
+_LONG_WORK: Final = 1 << 31
 QUERIES_AT_ONCE: Final = 512  # searched in one go: what bounds the memory for candidates
 
 
@@ -46,7 +50,8 @@ def choose_cpu_config(batch: int, rows: int, dim: int, k: int, threads: int, *, 
     capacity = min(8 * k + 8192, 2 * rows)
     if batch * rows * dim < SERIAL_WORK[scan] or threads == 1:
         return CpuConfig(scan, query_parts=1, row_parts=1, capacity=capacity)
+    parts = 2 * threads if batch * rows * dim >= _LONG_WORK else threads
     by_rows = batch < threads or (scan == "codes" and batch <= MOST_QUERIES_BY_ROWS)
     if by_rows:
-        return CpuConfig(scan, query_parts=1, row_parts=min(threads, rows), capacity=capacity)
-    return CpuConfig(scan, query_parts=threads, row_parts=1, capacity=capacity)
+        return CpuConfig(scan, query_parts=1, row_parts=min(parts, rows), capacity=capacity)
+    return CpuConfig(scan, query_parts=min(parts, batch), row_parts=1, capacity=capacity)
