@@ -15,7 +15,7 @@ _PEAK_STEPS = 20_000
 _PEAK_QUADS = 32
 
 
-@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True)
 def _sum(values: Any) -> int:
     total = 0
     for value in values:
@@ -46,7 +46,7 @@ def multiply_adds_a_second(threads: int) -> float:
     from fuserec.kernels.search._numba_tile import WEIGHT_DTYPE, tile_sums_8
     from fuserec.kernels.search._threads import run
 
-    @numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+    @numba.njit(nogil=True)
     def tiles(steps: int, codes: int, weights: int, biases: int, sums: int) -> None:
         for _ in range(steps):
             tile_sums_8(codes, weights, biases, _PEAK_QUADS, sums)
