@@ -93,9 +93,7 @@ class GrpcTransport:
     def infer(self, model: str, inputs: Tensors, outputs: Sequence[str], timeout_s: float) -> tuple[Tensors, str]:
         """Carry one call."""
         with _typed_errors(self._endpoint, model, timeout_s):
-            result = self._client.infer(
-                model, **_request(self._library, inputs, outputs, timeout_s), client_timeout=timeout_s
-            )
+            result = self._client.infer(model, **_request(self._library, inputs, outputs), client_timeout=timeout_s)
         return _arrays(result, outputs), result.get_response().model_version
 
     def close(self) -> None:
@@ -119,7 +117,7 @@ class AsyncGrpcTransport:
             self._client = self._library.InferenceServerClient(self._endpoint.authority, channel_args=CHANNEL_ARGS)
         with _typed_errors(self._endpoint, model, timeout_s):
             result = await self._client.infer(
-                model, **_request(self._library, inputs, outputs, timeout_s), client_timeout=timeout_s
+                model, **_request(self._library, inputs, outputs), client_timeout=timeout_s
             )
         return _arrays(result, outputs), result.get_response().model_version
 
@@ -150,7 +148,7 @@ class HttpTransport:
         # gevent, whose timer ends the whole call.
         with _typed_errors(self._endpoint, model, timeout_s), self._timeout(timeout_s, TimeoutError):
             try:
-                result = client.infer(model, **_request(self._library, inputs, outputs, timeout_s))
+                result = client.infer(model, **_request(self._library, inputs, outputs))
             except InferenceServerException:
                 raise
             except BaseException:
@@ -183,7 +181,7 @@ class AsyncHttpTransport:
             self._client = self._library.InferenceServerClient(self._endpoint.authority)
         with _typed_errors(self._endpoint, model, timeout_s):
             async with asyncio.timeout(timeout_s):
-                result = await self._client.infer(model, **_request(self._library, inputs, outputs, timeout_s))
+                result = await self._client.infer(model, **_request(self._library, inputs, outputs))
         return _arrays(result, outputs), result.get_response().get("model_version", "")
 
     async def close(self) -> None:
@@ -204,7 +202,7 @@ def open_async_transport(url: str) -> AsyncTransport:
     return AsyncGrpcTransport(endpoint) if endpoint.scheme == "grpc" else AsyncHttpTransport(endpoint)
 
 
-def _request(library: ModuleType, inputs: Tensors, outputs: Sequence[str], timeout_s: float) -> dict[str, Any]:
+def _request(library: ModuleType, inputs: Tensors, outputs: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of the stock client's `infer`."""
     tensors = []
     for name, array in inputs.items():
@@ -214,8 +212,6 @@ def _request(library: ModuleType, inputs: Tensors, outputs: Sequence[str], timeo
     return {
         "inputs": tensors,
         "outputs": [library.InferRequestedOutput(name) for name in outputs],
-        # The server drops a request that waited longer than anybody waits for its answer.
-        "timeout": max(1, int(timeout_s * 1e6)),
     }
 
 
