@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fuserec.kernels.search import _numba
+from fuserec.kernels.search._numba_score import pack_bits
 from fuserec.kernels.search.keys import EMPTY, MAX_ROWS, unpack
 
 # From the best to the worst; the rows of equal scores ascend.
@@ -16,7 +16,7 @@ ROWS = [5, MAX_ROWS - 1, 0, MAX_ROWS - 1, 3, 2, 4, 1, 0, 7, MAX_ROWS - 1]
 @pytest.fixture
 def keys() -> np.ndarray:
     bits = np.array(SCORES, np.float32).view(np.int32)
-    return np.array([_numba._pack(bit, row) for bit, row in zip(bits, ROWS, strict=True)], np.int64)
+    return np.array([pack_bits(bit, row) for bit, row in zip(bits, ROWS, strict=True)], np.int64)
 
 
 def test_keys_fall_in_the_total_order(keys: np.ndarray) -> None:
