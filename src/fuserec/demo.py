@@ -61,7 +61,7 @@ def run_demo(folder: Path) -> None:
         with Recommender(f"grpc://{address.host}:{address.grpc_port}", timeout_ms=5_000) as recommender:
             _known_user(recommender, catalogue, histories[USER])
             _unknown_user(recommender, catalogue)
-            _latency(recommender, list(histories), address)
+            _latency(recommender, list(histories))
     finally:
         server.stop()
     out.print(Rule(style="dim"))
@@ -128,7 +128,7 @@ def _list(answer: Recommendations, catalogue: Catalogue) -> None:
         out.print(f"  {score:.4f}  {catalogue.title(item_id)}")
 
 
-def _latency(recommender: Recommender, user_ids: list[int], address: Address) -> None:
+def _latency(recommender: Recommender, user_ids: list[int]) -> None:
     chosen = np.random.default_rng(0).choice(user_ids, CALLS)
     took_ms = []
     for user_id in chosen.tolist():

@@ -18,7 +18,7 @@ from types import TracebackType
 
 import polars as pl
 
-from fuserec.client import Recommender, ServerUnavailable
+from fuserec.client import Recommender
 from fuserec.contract import ENCODE, RECOMMEND, SEARCH
 from fuserec.errors import ClientError, LaunchError, UsageError
 from fuserec.manifest import Manifest, bundle_folder
@@ -248,10 +248,8 @@ class Server:
                 try:
                     client.recommend(history=[item_id], k=1)
                     return
-                except ServerUnavailable as error:
-                    last = str(error)
                 except ClientError as error:
-                    # It listens, but the model is not up yet, or is broken: the deadline tells which.
+                    # Nobody listens yet, or the model is not up yet, or it is broken: the deadline tells which.
                     last = str(error)
                 time.sleep(0.1)
         raise LaunchError(f"the server did not answer within {self._start_timeout_s:.0f} s ({last})\n{self._tail()}")
