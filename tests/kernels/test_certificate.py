@@ -153,7 +153,7 @@ from fuserec.kernels.search._numba_tile import ISA
 rng = np.random.default_rng(0)
 index = ItemIndex.build(rng.standard_normal((5000, 37)).astype(np.float32))
 digest = hashlib.sha256()
-for batch in (1, 3, 13):
+for batch in (1, 3, 13, 70):
     got = index.search(rng.standard_normal((batch, 37)).astype(np.float32), 50, backend="cpu")
     assert got.certified.all()
     digest.update(got.ids.tobytes() + got.rescored.tobytes())
@@ -161,18 +161,33 @@ print(ISA, digest.hexdigest())
 """
 
 
-@pytest.mark.parametrize("isa", ["avx2", "portable"])
-def test_every_instruction_set_gives_the_same_answers(isa: str) -> None:
-    from fuserec.kernels.search._numba_tile import ISA, _target_features
+_AMX = ("amx",)
+_BEYOND_AVX2 = ("avx512", "avxvnni", "amx", "avx10", "evex512")
 
-    if isa == "avx2" and ISA == "portable":
-        pytest.skip("this processor has no AVX2")
-    newer = ("avx512", "avxvnni", "amx", "avx10", "evex512")
-    features = [name for name in _target_features() if not name.startswith(newer)]
-    lowered = ",".join(f"+{name}" for name in features) if isa == "avx2" else "+sse2"
-    cpu = {"NUMBA_CPU_NAME": "haswell" if isa == "avx2" else "generic", "NUMBA_CPU_FEATURES": lowered}
+
+@pytest.mark.parametrize("isa", ["vnni", "avx2", "portable"])
+def test_every_instruction_set_gives_the_same_answers(isa: str) -> None:
+    from fuserec.kernels.search._numba_tile import ISA, target_features
+
+    order = ["portable", "avx2", "vnni", "amx"]
+    if order.index(ISA) <= order.index(isa):
+        pytest.skip(f"this processor has nothing beyond {ISA} to compare {isa} with")
+    left_out = _AMX if isa == "vnni" else _BEYOND_AVX2
+    features = [f"+{name}" for name in target_features() if not name.startswith(left_out)]
+    names = {"portable": "generic", "avx2": "haswell", "vnni": "cascadelake"}
+    cpu = {"NUMBA_CPU_NAME": names[isa], "NUMBA_CPU_FEATURES": "+sse2" if isa == "portable" else ",".join(features)}
     want = subprocess.run([sys.executable, "-c", _ANSWERS], check=True, capture_output=True, text=True).stdout.split()
     ran = subprocess.run(
         [sys.executable, "-c", _ANSWERS], check=True, capture_output=True, text=True, env=os.environ | cpu
     )
     assert ran.stdout.split() == [isa, want[1]]
+
+
+def test_without_permission_for_amx_there_is_vnni() -> None:
+    from fuserec.kernels.search._numba_tile import choose_isa
+
+    features = frozenset({"avx2", "avx512vnni", "amx-int8"})
+    assert choose_isa(features, may_use_amx=True) == "amx"
+    assert choose_isa(features, may_use_amx=False) == "vnni"
+    assert choose_isa(features - {"avx512vnni"}, may_use_amx=True) == "avx2"
+    assert choose_isa(frozenset(), may_use_amx=True) == "portable"

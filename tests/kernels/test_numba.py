@@ -77,6 +77,6 @@ from fuserec.kernels import ItemIndex
 from fuserec.kernels.search import _numba_run
 rows = np.random.default_rng(0).standard_normal((9001, 64)).astype(np.float32)
 ItemIndex.build(rows).search(rows[:1], 5, backend="cpu")
-assert _numba_run.sift.stats.cache_hits and not _numba_run.sift.stats.cache_misses
+assert _numba_run.work.stats.cache_hits and not _numba_run.work.stats.cache_misses
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 
 from fuserec.files import replacing_file
-from fuserec.kernels._arrays import Array, FloatArray, IntArray
+from fuserec.kernels._arrays import CACHE_LINE_BYTES, Array, FloatArray, IntArray
 from fuserec.kernels.packed import PackedCodes, packed_shapes
 
 FORMAT = "fuserec-index"
 VERSION = "2"
-_CACHE_LINE_BYTES = 64
 _MAX_HEADER_BYTES = 1 << 20  # six tensors and seven strings; a longer header is not ours
 _DTYPES = {"I64": "<i8", "F32": "<f4", "U8": "u1"}
 
@@ -106,7 +105,7 @@ def write(path: Path, stored: Stored) -> None:
     }
     header |= {name: tensor.as_header() for name, tensor in tensors.items()}
     text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text) + _aligned_bytes(tensors)) % _CACHE_LINE_BYTES)  # spaces may pad a header
+    text += b" " * (-(8 + len(text) + _aligned_bytes(tensors)) % CACHE_LINE_BYTES)  # spaces may pad a header
     with replacing_file(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)

@@ -10,7 +10,15 @@ import numpy as np
 
 from fuserec.contract import NO_ID
 from fuserec.kernels import _store
-from fuserec.kernels._arrays import Array, BoolArray, FloatArray, IntArray, as_float_matrix, as_int_vector
+from fuserec.kernels._arrays import (
+    Array,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    aligned_empty,
+    as_float_matrix,
+    as_int_vector,
+)
 from fuserec.kernels.filters import as_row_filter
 from fuserec.kernels.packed import PackedCodes, pack
 from fuserec.kernels.quantize import Codes, quantize_rows
@@ -20,6 +28,8 @@ from fuserec.kernels.search.keys import MAX_ROWS
 
 Metric = Literal["dot", "cosine"]
 CodeKind = Literal["int8", "none"]
+
+_BLOCK_ROWS = 1 << 13  # rows put in order at a time, so that there is no second copy of the table
 
 
 class TopK(NamedTuple):
@@ -90,7 +100,9 @@ class ItemIndex:
             raise ValueError(f"embeddings: got shape {table.shape}, expected 1 to {MAX_ROWS} rows of at least 1 column")
         ids = np.arange(len(table)) if item_ids is None else _checked_ids(item_ids, len(table))
         order = np.argsort(ids, kind="stable")
-        rows = np.ascontiguousarray(table[order], np.float32)
+        rows: FloatArray = aligned_empty(table.shape, np.float32)
+        for start in range(0, len(order), _BLOCK_ROWS):
+            rows[start : start + _BLOCK_ROWS] = table[order[start : start + _BLOCK_ROWS]]
         _check_finite(rows, ids[order])
         if metric == "cosine":
             rows = _normalised(rows, ids[order])

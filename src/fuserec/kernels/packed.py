@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fuserec.kernels._arrays import FloatArray
+from fuserec.kernels._arrays import FloatArray, aligned_empty
 from fuserec.kernels.quantize import Codes, upper_norms
 
 GROUP: Final = 16  # rows
@@ -76,7 +76,7 @@ def pack(codes: Codes, embeddings: FloatArray) -> PackedCodes:
     rows, dim = codes.values.shape
     shapes = packed_shapes(rows, dim)
     packed = PackedCodes(
-        codes=np.empty(shapes["codes"], np.uint8),
+        codes=aligned_empty(shapes["codes"], np.uint8),
         scale=_padded(codes.scale, shapes["scale"]),
         residual=_padded(codes.residual, shapes["residual"]),
         reach=np.empty(shapes["reach"], np.float32),
@@ -100,6 +100,7 @@ def pack(codes: Codes, embeddings: FloatArray) -> PackedCodes:
 
 
 def _padded(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    padded = np.zeros(shape, np.float32)
+    padded: FloatArray = aligned_empty(shape, np.float32)
+    padded[:] = 0
     padded.reshape(-1)[: len(values)] = values
     return padded

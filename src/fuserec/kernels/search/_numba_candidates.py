@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fuserec.kernels._arrays import FloatArray, IntArray
 from fuserec.kernels.search._numba_jit import jit
+from fuserec.kernels.search._numba_select import kth_largest
 
 OVERFLOW: Final = -1
 _ROOM: Final = 256  # candidates beyond k before the first prune, and between prunes at least
@@ -28,7 +29,7 @@ class Candidates(NamedTuple):
         counts: (P, B) int64; `OVERFLOW` where C was not enough.
         limits: (P, B) int64: the count at which to prune.
         floors: (P, B) float32: the threshold that the scan began with, an estimate; -inf if there was none. The k-th
-            best of all candidates must turn out to be no less, or too much was dropped.
+            best score must turn out to be no less, or too much was dropped.
     """
 
     rows: npt.NDArray[np.uint32]
@@ -39,44 +40,24 @@ class Candidates(NamedTuple):
     floors: FloatArray
 
 
+@jit()
 def allocate_candidates(parts: int, batch: int, k: int, capacity: int) -> Candidates:
     """Return room for `capacity` candidates each; memory is touched only as far as it is used."""
     shape = (parts, batch, capacity)
+    counts, limits = np.zeros((parts, batch), np.int64), np.empty((parts, batch), np.int64)
+    floors = np.empty((parts, batch), np.float32)
+    limits[:], floors[:] = min(2 * k + _ROOM, capacity), -np.inf
     return Candidates(
-        rows=np.empty(shape, np.uint32),
-        low=np.empty(shape, np.float32),
-        high=np.empty(shape, np.float32),
-        counts=np.zeros(shape[:2], np.int64),
-        limits=np.full(shape[:2], min(2 * k + _ROOM, capacity), np.int64),
-        floors=np.full(shape[:2], -np.inf, np.float32),
+        np.empty(shape, np.uint32), np.empty(shape, np.float32), np.empty(shape, np.float32), counts, limits, floors
     )
 
 
 @jit()
-def kth_largest(values: FloatArray, size: int, k: int) -> np.float32:
-    """Return the k-th largest of `values[:size]`, reordering them; k is at most size. Hoare's selection (1961)."""
-    target, left, right = k - 1, 0, size - 1
-    while left < right:
-        middle = (left + right) // 2
-        a, b, c = values[left], values[middle], values[right]
-        pivot = max(min(a, b), min(max(a, b), c))
-        i, j = left, right
-        while i <= j:
-            while values[i] > pivot:
-                i += 1
-            while values[j] < pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if target <= j:
-            right = j
-        elif target >= i:
-            left = i
-        else:
-            break
-    return np.float32(values[target])
+def lowered(threshold: float, margin: float) -> np.float32:
+    """Return threshold - margin, rounded down; exactly the threshold for a query of zeros, whose margin is 0."""
+    if margin == 0:
+        return np.float32(threshold)
+    return np.float32(np.nextafter(np.float32(threshold - margin), np.float32(-np.inf)))
 
 
 @jit()
@@ -101,13 +82,3 @@ def prune(kept: Candidates, part: int, q: int, k: int, scratch: FloatArray) -> n
         kept.counts[part, q] = OVERFLOW
         return np.float32(np.inf)
     return threshold
-
-
-@jit()
-def start_at_estimate(kept: Candidates, part: int, q: int, rank: int, k: int) -> None:
-    """Empty the candidates of a sample, and make the `rank`-th largest lower bound among them the floor."""
-    count = kept.counts[part, q]
-    if count >= rank:
-        kept.floors[part, q] = kth_largest(kept.low[part, q], count, rank)
-    kept.counts[part, q] = 0
-    kept.limits[part, q] = min(2 * k + _ROOM, kept.low.shape[2])

@@ -1,5 +1,3 @@
-# mypy: ignore-errors
-# Numba types what is compiled here, and sees integers of 64 bits and raw addresses where mypy sees int.
 """Queries as the scan of the codes takes them: int8 weights, and the coefficients of the bound on every score.
 
 All is in units of the query's own scale b, in which a score is near sum(w c) * scale. With dq = ||q - b w|| / b,
@@ -19,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fuserec.kernels._arrays import DoubleArray, FloatArray
-from fuserec.kernels.packed import OFFSET
+from fuserec.kernels.packed import GROUP, OFFSET, QUAD
 from fuserec.kernels.quantize import LEVELS
+from fuserec.kernels.search._numba_emit import QUADS_A_LINE, on_cache_lines
 from fuserec.kernels.search._numba_jit import jit
 from fuserec.kernels.search._numba_score import Bags, pool_query
 from fuserec.kernels.search._numba_tile import WEIGHT_DTYPE
 
-WIDEST_TILE: Final = 8  # queries
+_WEIGHT_BYTES: Final = WEIGHT_DTYPE.itemsize
 
 
 class Asked(NamedTuple):
@@ -33,12 +32,11 @@ class Asked(NamedTuple):
 
     Attributes:
         queries: (B, D) float32.
-        weights: (C, 4 J) int8 or int16.
-        biases: (C,) int32, -128 * sum(w).
+        weights: (C, W) int8 or int16, W being 4 J rounded up to a whole number of cache lines of int8.
+        biases: (C, 16) int32, -128 * sum(w), repeated.
         units: (B,) float64: b.
         slopes: (C, 2) float32: what multiplies residual and reach.
         margins: (B,) float32: the rest of the bound.
-        magnitudes: (B,) float64, as in `Found`.
     """
 
     queries: FloatArray
@@ -47,37 +45,35 @@ class Asked(NamedTuple):
     units: DoubleArray
     slopes: FloatArray
     margins: FloatArray
-    magnitudes: DoubleArray
-
-
-def allocate_asked(batch: int, dim: int, quads: int) -> Asked:
-    """Return room for the queries of one launch."""
-    padded = -(-batch // WIDEST_TILE) * WIDEST_TILE
-    return Asked(
-        queries=np.empty((batch, dim), np.float32),
-        weights=np.zeros((padded, 4 * quads), WEIGHT_DTYPE),
-        biases=np.zeros(padded, np.int32),
-        units=np.empty(batch, np.float64),
-        slopes=np.zeros((padded, 2), np.float32),
-        margins=np.empty(batch, np.float32),
-        magnitudes=np.empty(batch, np.float64),
-    )
 
 
 @jit()
-def ask(bags: Bags, b: int, q: int, normalize: bool, asked: Asked) -> None:
-    """Pool query `b` of the batch and write it as query `q` of the launch."""
+def allocate_asked(batch: int, dim: int, quads: int, tile: int) -> Asked:
+    """Return room for `batch` queries, in tiles of `tile` queries."""
+    padded, width = -(-batch // tile) * tile, -(-quads // QUADS_A_LINE) * QUADS_A_LINE * QUAD
+    weights = on_cache_lines(padded * width * _WEIGHT_BYTES).view(WEIGHT_DTYPE).reshape((padded, width))
+    biases = on_cache_lines(padded * GROUP * 4).view(np.int32).reshape((padded, GROUP))
+    weights[:], biases[:] = 0, 0
+    return Asked(
+        np.empty((batch, dim), np.float32), weights, biases, np.empty(batch, np.float64),
+        np.zeros((padded, 2), np.float32), np.empty(batch, np.float32),
+    )  # fmt: skip
+
+
+@jit()
+def ask(bags: Bags, b: int, q: int, normalize: bool, asked: Asked) -> float:
+    """Pool query `b` of the batch, write it as query `q` of the part, and return the sum of its absolute values."""
     query = asked.queries[q]
     dim = query.size
-    asked.magnitudes[q] = pool_query(bags, b, normalize, query)
+    magnitude = pool_query(bags, b, normalize, query)
     peak = 0.0
     for d in range(dim):
         peak = max(peak, abs(np.float64(query[d])))
     asked.units[q] = peak / LEVELS
     asked.margins[q] = 0
     # A query of zeros scores 0 on every row, exactly. One that is not finite is refused later, by its magnitude.
-    if peak == 0 or not np.isfinite(asked.magnitudes[q]) or not np.isfinite(peak):
-        return
+    if peak == 0 or not np.isfinite(magnitude) or not np.isfinite(peak):
+        return magnitude
     unit = peak / LEVELS
     norm, error, total = 0.0, 0.0, 0
     for d in range(dim):
@@ -93,3 +89,4 @@ def ask(bags: Bags, b: int, q: int, normalize: bool, asked: Asked) -> None:
     asked.slopes[q, 0] = norm * (1 + 2.0**-20)
     asked.slopes[q, 1] = (error + (rounding + 2.0**-21) * (norm + error)) * (1 + 2.0**-20)
     asked.margins[q] = (dim * 2.0**-150 / unit + 2.0**-146) * (1 + 2.0**-20)
+    return magnitude

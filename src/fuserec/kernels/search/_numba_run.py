@@ -1,4 +1,4 @@
-"""The compiled functions that a search calls: pool, scan a part, rescore a part, search a part again."""
+"""The compiled functions that a search calls."""
 
 from __future__ import annotations
 
@@ -6,72 +6,92 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from fuserec.kernels._arrays import BoolArray, IntArray
-from fuserec.kernels.packed import GROUP
-from fuserec.kernels.search._numba_candidates import Candidates, start_at_estimate
+from fuserec.kernels._arrays import FloatArray, IntArray
+from fuserec.kernels.search._numba_candidates import Candidates, allocate_candidates
 from fuserec.kernels.search._numba_codes import Heaps, Span, Table, scan
 from fuserec.kernels.search._numba_jit import jit
-from fuserec.kernels.search._numba_queries import Asked, ask
-from fuserec.kernels.search._numba_rescore import rescore
+from fuserec.kernels.search._numba_queries import Asked, allocate_asked, ask
+from fuserec.kernels.search._numba_rescore import Answers, rescore
+from fuserec.kernels.search._numba_sample import estimate, sample
 from fuserec.kernels.search._numba_score import Bags, Out
 
-_SAMPLE_STRIDE: Final = 32  # tiles of rows
+EVERY: Final = 0
+SAMPLE: Final = 1  # look at some rows
+ESTIMATE: Final = 2  # tell the threshold from what was seen
+SIFT: Final = 3  # collect candidates
+RESCORE: Final = 4  # turn them into answers
+REFINE: Final = 5  # search once more, scoring each row that the codes let through
 
 
-class Edges(NamedTuple):
-    """Edges of the parts of the queries and of the groups of rows."""
+class Plan(NamedTuple):
+    """What holds for all parts of a search; `CpuConfig` describes the last four.
 
-    queries: IntArray
-    groups: IntArray
+    Attributes:
+        k: Rows asked for.
+        normalize: Whether queries are scaled to unit length.
+        tile: Queries a tile.
+        stride: Tiles of rows for one in the sample.
+        lanes: Maxima of the sample.
+        capacity: Candidates of a query and a part.
+    """
 
-
-class Sifted(NamedTuple):
-    """What a first scan yields: keys (B, k), descending; whether they are proven (B,); rows scored for them (B,)."""
-
-    best: IntArray
-    certified: BoolArray
-    rescored: IntArray
-
-
-@jit()
-def ask_all(bags: Bags, normalize: bool, first: int, asked: Asked) -> None:
-    """Pool the queries `first` and on of the batch."""
-    for q in range(len(asked.queries)):
-        ask(bags, first + q, q, normalize, asked)
+    k: int
+    normalize: bool
+    tile: int
+    stride: int
+    lanes: int
+    capacity: int
 
 
-@jit()
-def sift(task: int, table: Table, out: Out, first: int, edges: Edges, asked: Asked, kept: Candidates, k: int) -> None:
-    """Collect the candidates of row part `task % P` for query part `task // P`."""
-    parts = edges.groups.size - 1
-    part, queries = task % parts, task // parts
-    span = Span(edges.queries[queries], edges.queries[queries + 1], edges.groups[part], edges.groups[part + 1])
-    nothing = np.empty((parts, 0, 0), np.int64)
-    no_heaps = Heaps(nothing, nothing[0], nothing[0])
-    # A sample tells where the threshold will come to lie: with 4 standard deviations to spare, somewhat below. Without
-    # it a query has some ten times k candidates before its threshold has risen (N = 1M, k = 100).
-    expected = k / parts / _SAMPLE_STRIDE
-    rank = int(np.ceil(expected + 4 * np.sqrt(expected) + 4))
-    if (span.end_group - span.first_group) * GROUP > 4 * rank * _SAMPLE_STRIDE:
-        for q in range(span.first_query, span.end_query):
-            kept.limits[part, q] = min(2 * rank + 64, kept.low.shape[2])
-        scan(table, asked, out, first, span, part, rank, kept, no_heaps, False, _SAMPLE_STRIDE)
-        for q in range(span.first_query, span.end_query):
-            start_at_estimate(kept, part, q, rank if asked.units[q] > 0 else kept.low.shape[2], k)
-    scan(table, asked, out, first, span, part, k, kept, no_heaps, False, 1)
+class Prepared(NamedTuple):
+    """The queries of a part, their candidates, and the maxima (P, B, L) float32 of the sample."""
+
+    asked: Asked
+    kept: Candidates
+    maxima: FloatArray
 
 
 @jit()
-def rescore_part(task: int, tasks: int, table: Table, asked: Asked, kept: Candidates, found: Sifted) -> None:
-    """Turn the candidates of every `tasks`-th query into its answer."""
-    for q in range(task, len(asked.queries), tasks):
-        rescore(table.items, asked, kept, q, found.best[q], found.certified, found.rescored)
+def prepare(bags: Bags, first: int, end: int, parts: int, plan: Plan, table: Table, answers: Answers) -> Prepared:
+    """Pool and code the queries `first` to `end` of the batch, and make room for what a search keeps of them."""
+    size = end - first
+    asked = allocate_asked(size, table.items.shape[1], table.codes.shape[1], plan.tile)
+    for q in range(size):
+        answers.magnitudes[first + q] = ask(bags, first + q, q, plan.normalize, asked)
+    maxima = np.empty((parts, size, plan.lanes), np.float32)
+    return Prepared(asked, allocate_candidates(parts, size, plan.k, plan.capacity), maxima)
 
 
+# One function for every step, as each function that numba is called with is optimised anew with all that it calls: five
+# of them took 45 s to compile, one takes 20.
 @jit()
-def refine(part: int, table: Table, out: Out, first: int, edges: IntArray, asked: Asked, heaps: Heaps) -> None:
-    """Search a part of the rows for one query, `first` of the batch, scoring each row that the codes let through."""
-    nothing, no_rows = np.empty((edges.size, 1, 0), np.float32), np.empty((edges.size, 1, 0), np.uint32)
-    no_count, floors = np.zeros((edges.size, 1), np.int64), np.full((edges.size, 1), -np.inf, np.float32)
-    kept = Candidates(no_rows, nothing, nothing, no_count, no_count, floors)
-    scan(table, asked, out, first, Span(0, 1, edges[part], edges[part + 1]), part, 0, kept, heaps, True, 1)
+def work(
+    step: int, task: int, tasks: int, table: Table, bags: Bags, out: Out, first: int, end: int, groups: IntArray,
+    plan: Plan, prepared: Prepared, heaps: Heaps, answers: Answers,
+) -> None:  # fmt: skip
+    """Do one step for the queries `first` to `end` of the batch, or `EVERY` one in turn, and prepare them first.
+
+    A task of `SAMPLE`, `SIFT` and `REFINE` is a part of the rows; one of `ESTIMATE` and `RESCORE` is every `tasks`-th
+    query.
+    """
+    queries = end - first
+    if step == EVERY:
+        prepared = prepare(bags, first, end, 1, plan, table, answers)
+    asked, kept, maxima = prepared
+    if step in (EVERY, SAMPLE, SIFT, REFINE):
+        span = Span(0, queries, groups[task], groups[task + 1])
+    if step in (EVERY, SAMPLE):
+        maxima[task] = -np.inf
+        sample(table, asked, out, first, span, plan.stride, plan.tile, maxima[task])
+    if step in (EVERY, ESTIMATE):
+        for q in range(task, queries, tasks):
+            # The rows that its list excludes were in the sample, and may be its best. A query of zeros has no floor: it
+            # would be what every row scores.
+            if asked.units[q] > 0:
+                excluded = out.offsets[first + q + 1] - out.offsets[first + q]
+                estimate(maxima, asked, q, plan.k + excluded, plan.stride, kept)
+    if step in (EVERY, SIFT, REFINE):
+        scan(table, asked, out, first, span, task, plan.k, kept, heaps, plan.tile, step == REFINE)
+    if step in (EVERY, RESCORE):
+        for q in range(task, queries, tasks):
+            rescore(table.items, asked, kept, q, first + q, answers)

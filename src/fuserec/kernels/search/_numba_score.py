@@ -1,5 +1,3 @@
-# mypy: ignore-errors
-# Numba types what is compiled here, and sees integers of 64 bits and raw addresses where mypy sees int.
 """What every scan of the CPU twin is made of: pooling, the score of one row, packed keys, filters."""
 
 from __future__ import annotations
@@ -9,10 +7,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from fuserec.kernels._arrays import BoolArray, FloatArray, IntArray
 from fuserec.kernels.search import keys
+from fuserec.kernels.search._numba_emit import intrinsic
 from fuserec.kernels.search._numba_jit import jit
 
 _LOW_32: Final = keys.MAX_ROWS - 1
@@ -95,6 +93,12 @@ def score_of(key: int) -> np.float32:
     if bits < 0:
         bits ^= 0x7FFFFFFF
     return np.float32(_float_of(np.int32(bits)))
+
+
+@jit()
+def row_of(key: int) -> int:
+    """Return the row in a packed key."""
+    return _LOW_32 - (key & _LOW_32)
 
 
 @jit()

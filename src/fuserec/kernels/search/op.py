@@ -60,7 +60,7 @@ def search(
         normalize: Divide each query by its Euclidean norm (cosine).
         max_abs: Largest absolute value in `items`.
         backend: See `resolve`.
-        resident: What GPU searches keep on their devices from one call to the next; owned by the index.
+        resident: What backends keep from one call to the next, on the GPU for example; owned by the index.
 
     Raises:
         ValueError: A query is not finite, is zero where it must be normalised, or could overflow a float32 score; or
@@ -82,7 +82,7 @@ def search(
     elif backend == "cpu":
         from fuserec.kernels.search import _numba
 
-        found = _numba.search(items, codes, pool, out, reach, normalize=normalize)
+        found = _numba.search(items, codes, pool, out, reach, normalize=normalize, resident=resident)
     else:
         from fuserec.kernels.search import _cuda
 
