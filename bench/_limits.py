@@ -43,20 +43,37 @@ def read_bytes_a_second(threads: int) -> float:
 
 def multiply_adds_a_second(threads: int) -> float:
     """Return how fast all threads together go through int8 tiles that are in the first cache, with nothing else."""
-    from fuserec.kernels.search._numba_tile import WEIGHT_DTYPE, tile_sums_8
+    from fuserec.kernels._arrays import aligned_empty
+    from fuserec.kernels.search._numba_tile import (
+        TILE_GROUPS,
+        TILE_ROWS,
+        WEIGHT_DTYPE,
+        WIDTHS,
+        close_tiles,
+        open_tiles,
+        tile_sums,
+    )
     from fuserec.kernels.search._threads import run
 
-    @numba.njit(nogil=True)
-    def tiles(steps: int, codes: int, weights: int, biases: int, sums: int) -> None:
-        for _ in range(steps):
-            tile_sums_8(codes, weights, biases, _PEAK_QUADS, sums)
+    width, columns = WIDTHS[-1], 4 * _PEAK_QUADS
 
-    codes = np.ones((2, _PEAK_QUADS, 64), np.uint8)
-    weights, biases = np.ones((8, 4 * _PEAK_QUADS), WEIGHT_DTYPE), np.zeros(8, np.int32)
-    sums = np.empty((threads, 8, 32), np.int32)
+    @numba.njit(nogil=True)
+    def tiles(steps: int, codes: int, weights: int, biases: int, sums: int, config: Any) -> None:
+        open_tiles(width, _PEAK_QUADS, config)
+        for _ in range(steps):
+            tile_sums(width, codes, weights, biases, _PEAK_QUADS, sums)
+        close_tiles(width)
+
+    codes = aligned_empty((TILE_GROUPS, _PEAK_QUADS, 64), np.uint8)
+    weights, biases = aligned_empty((width, columns), WEIGHT_DTYPE), aligned_empty((width, 16), np.int32)
+    codes[:], weights[:], biases[:] = 1, 1, 0
+    sums = [aligned_empty((width, TILE_ROWS), np.int32) for _ in range(threads)]
     inputs = (codes.ctypes.data, weights.ctypes.data, biases.ctypes.data)
-    seconds = _fastest(lambda: run(lambda t: tiles(_PEAK_STEPS, *inputs, sums[t].ctypes.data), threads, threads))
-    return threads * _PEAK_STEPS * 8 * 32 * 4 * _PEAK_QUADS / seconds
+
+    def work(task: int) -> None:
+        tiles(_PEAK_STEPS, *inputs, sums[task].ctypes.data, np.empty(64, np.uint8))
+
+    return threads * _PEAK_STEPS * width * TILE_ROWS * columns / _fastest(lambda: run(work, threads, threads))
 
 
 def hardware() -> str:

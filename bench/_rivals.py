@@ -51,10 +51,12 @@ def torch_searches(items: Floats, threads: int) -> dict[str, Search]:
 def usearch_searches(items: Floats, threads: int) -> dict[str, Search]:
     """The exact search of usearch, by inner product."""
     try:
-        from usearch.index import MetricKind  # type: ignore[import-not-found]
+        from usearch.compiled import MetricKind
         from usearch.index import search as exact
     except ImportError as error:
-        raise SystemExit("rival usearch: not installed; `pip install usearch`, or leave it out of --rivals") from error
+        raise SystemExit(
+            "rival usearch: not installed; it comes with the extra `bench`, or leave it out of --rivals"
+        ) from error
 
     def search(queries: Floats, k: int) -> Any:
         return exact(items, queries, k, MetricKind.IP, exact=True, threads=threads).keys

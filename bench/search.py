@@ -16,6 +16,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import numpy.typing as npt
 
 from bench import _limits
 from bench._rivals import RIVALS, Floats, Search, without
+from fuserec.files import replacing_file
 from fuserec.kernels import ItemIndex
 from fuserec.kernels.search import _numba_tile
 
@@ -33,26 +36,71 @@ _SECONDS_A_CASE = 8.0
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when a rival is imported
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class Case:
+    """What one row of the table is about."""
+
+    rows: int = 1_000_000
+    dim: int = 128
+    k: int = 100
+    batch: int = 1
+    metric: str = "dot"
+    exclude: int = 0
+
+
+_BATCHES = (1, 8, 64, 1024)
+# One thing varied at a time, and the small table with every k: what `--sweep` runs.
+_SWEEP = (
+    Case(),
+    Case(k=1),
+    Case(k=10),
+    Case(k=1000),
+    Case(exclude=100),
+    Case(metric="cosine"),
+    Case(dim=64),
+    Case(dim=256),
+    *(Case(rows=10_000, k=k) for k in (1, 10, 100, 1000)),
+    Case(rows=10_000_000, dim=64),
+)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="items, N; several make several cases")
-    parser.add_argument("--dim", type=int, nargs="+", default=[128], help="columns, D")
-    parser.add_argument("--k", type=int, nargs="+", default=[100], help="items asked for")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64, 1024], help="queries a call, B")
+    parser.add_argument("--rows", type=_count, nargs="+", default=[Case.rows], help="items, N; several: several cases")
+    parser.add_argument("--dim", type=_count, nargs="+", default=[Case.dim], help="columns, D")
+    parser.add_argument("--k", type=_count, nargs="+", default=[Case.k], help="items asked for")
+    parser.add_argument("--batch", type=_count, nargs="+", default=list(_BATCHES), help="queries a call, B")
     parser.add_argument("--metric", choices=["dot", "cosine"], default="dot", help="rivals get unit vectors for cosine")
     parser.add_argument(
         "--exclude", type=int, default=0, help="seen items a query; rivals ask for k more and drop them"
     )
     parser.add_argument(
+        "--sweep", action="store_true", help="vary rows, dim, k, metric and exclude one at a time; 13 cases a batch"
+    )
+    parser.add_argument(
         "--rivals", nargs="*", choices=sorted(RIVALS), default=["faiss", "torch"], help="to time beside"
     )
-    parser.add_argument("--threads", type=int, default=2, help="threads each contender may use")
-    parser.add_argument("--rounds", type=int, default=15, help="most rounds a case; slow cases get at least 3")
+    parser.add_argument("--threads", type=_count, default=2, help="threads each contender may use")
+    parser.add_argument("--rounds", type=_count, default=15, help="most rounds a case; slow cases get at least 3")
     parser.add_argument("--csv", type=Path, help="write the rows here")
     parser.add_argument("--plot", type=Path, help="draw latency against batch and rows here (PNG), from the rows")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
     return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected an integer of at least 1")
+    return int(text)
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Return the cases that were asked for, those of one table next to each other."""
+    if options.sweep:
+        return [replace(case, batch=batch) for case in _SWEEP for batch in options.batch]
+    sizes = itertools.product(options.rows, options.dim, options.batch, options.k)
+    return [Case(rows, dim, k, batch, options.metric, options.exclude) for rows, dim, batch, k in sizes]
 
 
 def measure(searches: dict[str, Search], queries: Floats, k: int, most_rounds: int) -> dict[str, npt.NDArray[Any]]:
@@ -70,52 +118,41 @@ def measure(searches: dict[str, Search], queries: Floats, k: int, most_rounds: i
     return {name: np.array(values) for name, values in times.items()}
 
 
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run every case and return its row."""
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Run every case and yield its row."""
     numba.set_num_threads(options.threads)
     limits = {
         "read_gb_s": _limits.read_bytes_a_second(options.threads) / 1e9,
         "peak_gmac_s": _limits.multiply_adds_a_second(options.threads) / 1e9,
     }
-    measured = ", ".join(f"{key} {value:.1f}" for key, value in limits.items())
-    _log(f"{_limits.hardware()}, {_numba_tile.ISA}, {measured}")
-    rows = []
-    for n, dim in itertools.product(options.rows, options.dim):
+    _log(f"{_limits.hardware()}, {_numba_tile.ISA}; " + ", ".join(f"{key} {limits[key]:.1f}" for key in limits))
+    for (rows, dim, metric), group in itertools.groupby(cases(options), lambda it: (it.rows, it.dim, it.metric)):
         rng = np.random.default_rng(0)
-        items = rng.standard_normal((n, dim), dtype=np.float32)
-        if options.metric == "cosine":
+        items = rng.standard_normal((rows, dim), dtype=np.float32)
+        if metric == "cosine":
             items /= np.linalg.norm(items, axis=1, keepdims=True)
-        index = ItemIndex.build(items, metric=options.metric)
+        index = ItemIndex.build(items, metric=metric)
         rivals: dict[str, Search] = {}
         for name in options.rivals:
             rivals |= RIVALS[name](items, options.threads)
-        for batch, k in itertools.product(options.batch, options.k):
-            row = _case(index, rivals, rng, batch, k, options)
-            row |= _against_limits(index, row, limits)
-            rows.append(row)
-            _log("  ".join(f"{key} {value}" for key, value in row.items()))
+        for case in group:
+            row = _timed(case, index, rivals, rng, options.rounds)
+            yield row | _against_limits(index, row, limits)
         del rivals, index, items
-    return rows
 
 
-def _case(
-    index: ItemIndex,
-    rivals: dict[str, Search],
-    rng: np.random.Generator,
-    batch: int,
-    k: int,
-    options: argparse.Namespace,
+def _timed(
+    case: Case, index: ItemIndex, rivals: dict[str, Search], rng: np.random.Generator, most_rounds: int
 ) -> dict[str, Any]:
-    queries = rng.standard_normal((batch, index.dim), dtype=np.float32)
-    if options.metric == "cosine":
+    queries = rng.standard_normal((case.batch, case.dim), dtype=np.float32)
+    if case.metric == "cosine":
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    exclude = rng.integers(0, index.rows, (batch, options.exclude)) if options.exclude else None
-    answer = index.search(queries, k, exclude=exclude, backend="cpu")
+    exclude = rng.integers(0, case.rows, (case.batch, case.exclude)) if case.exclude else None
+    answer = index.search(queries, case.k, exclude=exclude, backend="cpu")
     searches: dict[str, Search] = {"fuserec": lambda q, k: index.search(q, k, exclude=exclude, backend="cpu")}
     searches |= {name: without(search, exclude) for name, search in rivals.items()}
-    times = measure(searches, queries, k, options.rounds)
-    row: dict[str, Any] = {"rows": index.rows, "dim": index.dim, "k": k, "batch": batch, "metric": options.metric}
-    row |= {"exclude": options.exclude, "rounds": len(times["fuserec"])}
+    times = measure(searches, queries, case.k, most_rounds)
+    row: dict[str, Any] = vars(case) | {"rounds": len(times["fuserec"])}
     for name, values in times.items():
         low, median, high = np.percentile(values, [25, 50, 75])
         row |= {f"{name}_ms": round(median, 3), f"{name}_iqr_ms": round(high - low, 3)}
@@ -138,27 +175,59 @@ def _against_limits(index: ItemIndex, row: dict[str, Any], limits: dict[str, flo
     } | {name: round(value, 1) for name, value in limits.items()}
 
 
+def _contenders(row: dict[str, Any]) -> list[str]:
+    return [key[:-3] for key in row if key.endswith("_ms") and f"{key[:-3]}_iqr_ms" in row]
+
+
+def table_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """Yield the heading and a line a row: limit first, then each contender as median (spread) and how often ours."""
+    for at, row in enumerate(rows):
+        ours, *others = _contenders(row)
+        cells = {key: str(row[key]) for key in ("rows", "dim", "k", "batch", "metric", "exclude")}
+        cells["limit ms"] = f"{row['limit_ms']:.2f} {row['limit']}"
+        cells[f"{ours} ms"] = f"{row[f'{ours}_ms']:.2f} ({row[f'{ours}_iqr_ms']:.2f})"
+        for name in others:
+            timing = f"{row[f'{name}_ms']:.2f} ({row[f'{name}_iqr_ms']:.2f})"
+            cells[f"{name} ms"] = f"{timing} {row[f'x_{name}']:.1f}x"
+        cells |= {"of limit": f"{row['of_limit_pct']:.0f} %", "certified": f"{row['certified']:.0%}"}
+        cells |= {"rescored": str(row["rescored"]), "rounds": str(row["rounds"])}
+        widths = [max(len(name), 24 if name.endswith(" ms") and name[:-3] in others else 8) for name in cells]
+        if at == 0:
+            yield "  ".join(name.rjust(width) for name, width in zip(cells, widths, strict=True))
+        yield "  ".join(value.rjust(width) for value, width in zip(cells.values(), widths, strict=True))
+
+
 def plot(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Draw latency against batch and against rows; the limit comes first."""
+    """Draw latency against batch and against rows; the physical limit comes first."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = ["limit", *(key[:-3] for key in rows[0] if key.endswith("_ms") and f"{key[:-3]}_iqr_ms" in rows[0])]
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for panel, (axis, others) in zip(
-        panels, [("batch", ("rows", "dim", "k")), ("rows", ("batch", "dim", "k"))], strict=True
-    ):
-        fixed = {key: rows[0][key] for key in others}
-        shown = sorted((r for r in rows if all(r[key] == fixed[key] for key in others)), key=lambda r: r[axis])
+    names = ["limit", *_contenders(rows[0])]
+    figure, panels = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    axes = [("batch", "rows", "queries a call"), ("rows", "batch", "items")]
+    for panel, (axis, other, label) in zip(panels, axes, strict=True):
+        fixed = {key: rows[0][key] for key in (other, "dim", "k", "metric", "exclude")}
+        shown = sorted((r for r in rows if all(r[key] == fixed[key] for key in fixed)), key=lambda r: r[axis])
         for name in names:
             style = "k--" if name == "limit" else "o-"
-            panel.plot([r[axis] for r in shown], [r[f"{name}_ms"] for r in shown], style, label=name)
-        panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms a call, median")
-        panel.set_title(", ".join(f"{key} = {value}" for key, value in fixed.items()))
+            text = "physical limit" if name == "limit" else name
+            panel.plot([r[axis] for r in shown], [r[f"{name}_ms"] for r in shown], style, label=text, linewidth=1.5)
+        panel.set(xscale="log", yscale="log", xlabel=label, ylabel="ms a call, median")
+        panel.set_title(", ".join(f"{key} = {value:,}" for key, value in list(fixed.items())[:3]))
+        panel.grid(visible=True, which="both", alpha=0.2)
     panels[0].legend()
-    figure.savefig(path, dpi=120)
+    figure.suptitle(f"Exact top-k, {_limits.hardware()}")
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with replacing_file(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _log(line: str) -> None:
@@ -166,21 +235,28 @@ def _log(line: str) -> None:
     sys.stderr.flush()
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the cases and write what was asked for."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the cases, print a line as each is done, and write what was asked for."""
     options = parse(arguments)
     _log("versions: " + ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "torch", "faiss-cpu")))
-    rows = run(options)
-    if options.csv:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    rows: list[dict[str, Any]] = []
+
+    def collected() -> Iterator[dict[str, Any]]:
+        for row in run(options):
+            rows.append(row)
+            if options.csv:  # again after every case, so that a run cut short has what it measured
+                _write_csv(options.csv, rows)
+            yield row
+
+    for line in table_lines(collected()):
+        (_log if options.json else print)(line)
+        sys.stdout.flush()
     if options.plot:
         plot(options.plot, rows)
     if options.json:
-        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        print(json.dumps(rows, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
