@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu test-slow check format clean
+.PHONY: help setup demo test test-gpu test-slow check check-cubins format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check-cubins: $(READY)  ## all GPU kernels for all architectures: spills, loads, tensor cores
+	$(BIN)/python -m bench.cubins --check
 
 format: $(READY)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .

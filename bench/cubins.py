@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import multiprocessing
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +43,17 @@ class Row:
 
 
 def rows(archs: Sequence[int], match: str = "") -> Iterator[Row]:
-    """Compile the variants whose names match, for each compute capability."""
-    for arch in archs:
-        for variant in variants(arch):
-            if re.search(match, variant.name):
-                yield Row(arch, variant, figures(variant, arch))
+    """Compile the variants whose names match, for each compute capability, on all cores."""
+    wanted = [(arch, variant) for arch in archs for variant in variants(arch) if re.search(match, variant.name)]
+    # Processes of their own: the compiler holds the lock of the interpreter for most of its time.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = [pool.submit(_figures, arch, variant.name) for arch, variant in wanted]
+        for (arch, variant), future in zip(wanted, found, strict=True):
+            yield Row(arch, variant, future.result())
+
+
+def _figures(arch: int, name: str) -> Figures:
+    return figures(next(variant for variant in variants(arch) if variant.name == name), arch)
 
 
 def faults(row: Row) -> list[str]:

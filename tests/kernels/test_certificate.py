@@ -60,14 +60,6 @@ def test_near_ties_are_repaired() -> None:
     assert (got.rescored > 20).all()
 
 
-def test_the_best_rows_between_the_sampled_tiles_are_found() -> None:
-    """The sample, one tile of 32, sees nothing but good rows: its estimate is too high and must be caught."""
-    rows = 0.01 * normals(65_536, DIM)
-    rows[(np.arange(65_536) // 32) % 32 == 0] += 1
-    got = both(rows, np.ones((1, DIM), np.float32), 3000)
-    assert got.ids.shape == (1, 3000)
-
-
 def test_repaired_queries_keep_their_filters() -> None:
     rows = np.repeat(normals(1, DIM), 40_000, axis=0)
     got = both(rows, normals(2, DIM, seed=1), 4, exclude=[[0, 2], [1, 39_999]])
