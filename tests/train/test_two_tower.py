@@ -101,7 +101,7 @@ def test_quiet_but_for_the_bar(
     out, err = capfd.readouterr()
     assert out == ""
     assert re.search(r"1/1 epochs +validation +ndcg@10", " ".join(err.split()))
-    assert {record.name for record in caplog.records} <= {"fuserec.train.two_tower"}
+    assert {record.name for record in caplog.records} <= {"fuserec.train.retrieval"}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Causal self-attention in plain matrix products, so that every exporter and quantizer sees only Linear layers.
+"""Self-attention in plain matrix products, so that every exporter and quantizer sees only Linear layers.
 
 `torch.nn.TransformerEncoderLayer` and fused attention operators are faster on a GPU while training, but they switch
 paths on flags and shapes and mask with -inf, which turns a row of nothing but padding into NaN. The arithmetic here
@@ -16,23 +16,26 @@ from torch import Tensor, nn
 MASKED: Final = -1e4
 
 
-def attention_mask(present: Tensor) -> Tensor:
-    """Return what is added to the attention logits so that each position sees itself and what came before it.
+def attention_mask(present: Tensor, *, causal: bool = True) -> Tensor:
+    """Return what is added to the attention logits so that no position sees padding.
 
     Args:
         present: (B, L) bool, False where the position is padding.
+        causal: each position sees itself and what came before it, nothing later.
 
     Returns:
-        (B, 1, L, L) float32: 0 where query position i may look at key position j, `MASKED` elsewhere.
+        (B, 1, L, L) float32: 0 where query position i may look at key position j, `MASKED` elsewhere. (B, 1, 1, L) if
+        not causal, as it is then the same for all query positions.
     """
-    position = torch.arange(present.shape[1], device=present.device)
-    causal = position[None, :] <= position[:, None]
-    visible = causal[None, None, :, :] & present[:, None, None, :]
+    visible = present[:, None, None, :]
+    if causal:
+        position = torch.arange(present.shape[1], device=present.device)
+        visible = visible & (position[None, :] <= position[:, None])[None, None, :, :]
     return torch.where(visible, 0.0, MASKED)
 
 
-class CausalSelfAttention(nn.Module):
-    """Multi-head attention whose only notion of position is how many steps back a key lies.
+class SelfAttention(nn.Module):
+    """Multi-head attention whose only notion of position is how many steps back (or ahead) a key lies.
 
     logit[h, i, j] = q[h, i] . k[h, j] / sqrt(d_head) + bias[h, i - j]
 
@@ -41,15 +44,16 @@ class CausalSelfAttention(nn.Module):
     example as good as the last one.
     """
 
-    def __init__(self, dim: int, n_heads: int, max_length: int) -> None:
+    def __init__(self, dim: int, n_heads: int, max_length: int, *, causal: bool = True) -> None:
         super().__init__()
         self.n_heads = n_heads
+        self.most_ahead = 0 if causal else max_length - 1
         self.scale = (dim // n_heads) ** -0.5
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
-        self.distance_bias = nn.Embedding(max_length, n_heads)
+        self.distance_bias = nn.Embedding(max_length + self.most_ahead, n_heads)
         nn.init.zeros_(self.distance_bias.weight)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -57,7 +61,7 @@ class CausalSelfAttention(nn.Module):
 
         Args:
             x: (B, L, dim) float32, L at most `max_length`.
-            mask: (B, 1, L, L) float32 from `attention_mask`.
+            mask: (B, 1, L, L) or (B, 1, 1, L) float32 from `attention_mask`.
 
         Returns:
             (B, L, dim) float32.
@@ -76,19 +80,19 @@ class CausalSelfAttention(nn.Module):
     def _bias(self, length: int) -> Tensor:
         """(heads, L, L); an embedding look-up, whose gradient is summed in a fixed order, unlike indexing's."""
         position = torch.arange(length, device=self.distance_bias.weight.device)
-        # Keys to the right of the query are masked anyway; the clamp only keeps their index legal.
-        distance = (position[:, None] - position[None, :]).clamp(min=0)
+        # If causal, keys to the right of the query are masked anyway; the clamp only keeps their index legal.
+        distance = (position[:, None] - position[None, :] + self.most_ahead).clamp(min=0)
         bias: Tensor = self.distance_bias(distance)
         return bias.permute(2, 0, 1)
 
 
-class CausalBlock(nn.Module):
+class AttentionBlock(nn.Module):
     """Pre-norm transformer block: attention, then a two-layer MLP, each added to its input."""
 
-    def __init__(self, dim: int, n_heads: int, max_length: int, dropout: float) -> None:
+    def __init__(self, dim: int, n_heads: int, max_length: int, dropout: float, *, causal: bool = True) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = CausalSelfAttention(dim, n_heads, max_length)
+        self.attention = SelfAttention(dim, n_heads, max_length, causal=causal)
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         self.dropout = nn.Dropout(dropout)

@@ -15,6 +15,8 @@ from typing import Any, Final
 from torch import nn
 
 from fuserec.errors import CheckpointError
+from fuserec.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
+from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec, SequentialConfig
 from fuserec.models.two_tower import TwoTower, TwoTowerConfig
 
 
@@ -28,6 +30,12 @@ class Architecture:
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
     "two-tower": Architecture(TwoTowerConfig, TwoTower),
+    "mf": Architecture(MatrixFactorizationConfig, MatrixFactorization),
+    "sasrec": Architecture(SequentialConfig, SASRec),
+    "gru4rec": Architecture(SequentialConfig, GRU4Rec),
+    "lstm": Architecture(SequentialConfig, LSTMRec),
+    "conv": Architecture(SequentialConfig, NextItNet),
+    "bert4rec": Architecture(SequentialConfig, BERT4Rec),
 }
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from fuserec.models.attention import CausalBlock, attention_mask
+from fuserec.models.attention import AttentionBlock, attention_mask
 from fuserec.models.retriever import Retriever
 
 PADDING: Final = 0
@@ -105,7 +105,7 @@ class UserTower(nn.Module):
             self.item_embedding.weight[PADDING].zero_()
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
-            CausalBlock(dim, config.n_heads, config.max_history, config.dropout) for _ in range(config.n_blocks)
+            AttentionBlock(dim, config.n_heads, config.max_history, config.dropout) for _ in range(config.n_blocks)
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))

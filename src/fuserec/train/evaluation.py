@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from fuserec.models.two_tower import TwoTower
+from fuserec.models.retriever import Retriever
 from fuserec.train.metrics import rank_catalogue, summarize
 from fuserec.train.ragged import IntArray, Ragged
 from fuserec.train.split import Split
@@ -18,7 +18,7 @@ USER_CHUNK: Final = 1024
 
 
 @torch.no_grad()
-def evaluate(model: TwoTower, split: Split, histories: Ragged, targets: IntArray) -> dict[str, float]:
+def evaluate(model: Retriever, split: Split, histories: Ragged, targets: IntArray) -> dict[str, float]:
     """Score the evaluated users of a split.
 
     Args:
@@ -29,7 +29,7 @@ def evaluate(model: TwoTower, split: Split, histories: Ragged, targets: IntArray
     """
     was_training = model.training
     model.eval()
-    device = model.item_features.years.device
+    device = next(model.parameters()).device
     user = torch.from_numpy(split.evaluated + 1).to(device)
     padded = torch.from_numpy(histories.left_padded(np.arange(len(histories)), model.config.max_history)).to(device)
     vectors = [

@@ -64,3 +64,20 @@ def info_nce(
     left_out = left_out & (own[:, None] != own[None, :])
     logits = user_vectors @ item_vectors.T / temperature - log_q
     return torch.nn.functional.cross_entropy(logits.masked_fill(left_out, MASKED), own)
+
+
+def bpr(positive: Tensor, negative: Tensor, is_negative: Tensor) -> Tensor:
+    """Return the mean of -log sigmoid(positive - negative) over the pairs that are.
+
+    Bayesian personalized ranking (Rendle et al. 2009).
+
+    Args:
+        positive: (B, 1) float32 scores of what was chosen.
+        negative: (B, N) float32 scores of what was not.
+        is_negative: (B, N) bool, False where a pair is none.
+
+    Returns:
+        Scalar float32; 0 if there is no pair.
+    """
+    losses = -torch.nn.functional.logsigmoid(positive - negative)
+    return (losses * is_negative).sum() / is_negative.sum().clamp(min=1)

@@ -25,7 +25,12 @@ def consumption_keys(sequences: Ragged, n_items: int) -> Tensor:
 
 
 def is_consumed(keys: Tensor, users: Tensor, items: Tensor, n_items: int) -> Tensor:
-    """Look pairs up in `consumption_keys`: (U,) user rows and (I,) item rows, int64 -> (U, I) bool."""
-    wanted = users[:, None] * (n_items + 1) + items[None, :]
+    """Look all pairs up in `consumption_keys`: (U,) user rows and (I,) item rows, int64 -> (U, I) bool."""
+    return pairs_are_consumed(keys, users[:, None], items[None, :], n_items)
+
+
+def pairs_are_consumed(keys: Tensor, users: Tensor, items: Tensor, n_items: int) -> Tensor:
+    """Look pairs up in `consumption_keys`: int64 rows of users and items, of shapes that broadcast to that returned."""
+    wanted = users * (n_items + 1) + items
     place = torch.searchsorted(keys, wanted).clamp(max=keys.numel() - 1)
     return keys[place] == wanted

@@ -1,0 +1,76 @@
+"""Matrix factorization: a vector for every user and every item, compared by dot product (Koren et al. 2009)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fuserec.models.retriever import Retriever
+from fuserec.models.two_tower import PADDING
+
+
+@dataclass(frozen=True)
+class MatrixFactorizationConfig:
+    """Sizes; every field is a JSON number.
+
+    Attributes:
+        n_users: known users.
+        n_items: items of the catalogue.
+        dim: width of the vectors.
+        max_history: items of the history from which an unknown user's vector is made.
+    """
+
+    n_users: int
+    n_items: int
+    dim: int = 64
+    max_history: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("n_users", "n_items", "dim", "max_history"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+
+
+class FactorTower(nn.Module):
+    """Looks a user's vector up; an unknown user is the mean of the items they consumed."""
+
+    def __init__(self, config: MatrixFactorizationConfig) -> None:
+        super().__init__()
+        self.user_embedding = nn.Embedding(config.n_users + 1, config.dim, padding_idx=0)
+        self.item_embedding = nn.Embedding(config.n_items + 1, config.dim, padding_idx=PADDING)
+        for table in (self.user_embedding, self.item_embedding):
+            nn.init.normal_(table.weight, std=0.1 * config.dim**-0.5)
+            with torch.no_grad():
+                table.weight[0].zero_()
+
+    def forward(self, user: Tensor, history: Tensor) -> Tensor:
+        """Encode users.
+
+        Args:
+            user: (B,) int64 user rows; 0 is the unknown user.
+            history: (B, L) int64 item rows, left-padded with 0; read for unknown users alone.
+
+        Returns:
+            (B, dim) float32.
+        """
+        consumed = (history != PADDING).sum(dim=1, keepdim=True).clamp(min=1)
+        pooled = self.item_embedding(history).sum(dim=1) / consumed
+        return torch.where((user == 0)[:, None], pooled, self.user_embedding(user))
+
+
+class MatrixFactorization(Retriever):
+    """Both tables."""
+
+    user_tower: FactorTower
+
+    def __init__(self, config: MatrixFactorizationConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.user_tower = FactorTower(config)
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Return the item table without padding, (n_items, dim) float32."""
+        return self.user_tower.item_embedding.weight[1:].detach().clone()

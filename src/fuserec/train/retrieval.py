@@ -1,0 +1,178 @@
+"""What all recipes of retrievers have in common: split, seed, fit, select the best epoch, score it, write it down."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import lightning.pytorch as lightning
+import polars as pl
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from fuserec.errors import DataError
+from fuserec.models.checkpoint import ITEMS_SCHEMA, Checkpoint
+from fuserec.models.retriever import Retriever
+from fuserec.train.data import DataSet
+from fuserec.train.evaluation import PROTOCOL, K, evaluate
+from fuserec.train.loop import Fitted, fit
+from fuserec.train.split import Split, leave_one_out
+
+MONITOR: Final = f"ndcg@{K}"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RetrieverRecipe:
+    """Training options that every retriever has.
+
+    Attributes:
+        epochs: at most this many passes over the training part.
+        batch_size: examples a step; what an example is, the recipe says.
+        learning_rate: of AdamW, reached after `warmup_steps`.
+        weight_decay: decoupled, as in AdamW.
+        warmup_steps: steps over which the learning rate rises from 0.
+        patience: epochs without a better validation NDCG@10 after which training stops.
+        seed: of initial weights, dropout and the order of examples; on a CPU equal seeds give equal metrics.
+        dim: width of the vectors.
+        max_history: items of the history that the user tower reads.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    patience: int = 4
+    seed: int = 0
+    dim: int = 64
+    max_history: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number")
+        for name in ("weight_decay", "warmup_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
+
+
+RecipeT = TypeVar("RecipeT", bound=RetrieverRecipe)
+ModelT = TypeVar("ModelT", bound=Retriever)
+
+
+class RetrievalTask(lightning.LightningModule, abc.ABC, Generic[ModelT, RecipeT]):
+    """What Lightning needs to know of any retriever but the loss: examples, optimizer, validation metric."""
+
+    def __init__(self, model: ModelT, recipe: RecipeT, split: Split) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.split = split
+
+    @abc.abstractmethod
+    def batches(self) -> Iterable[object]:
+        """Return what is iterated once an epoch and handed to `training_step`, batch by batch."""
+
+    def validation_step(self, batch: int, batch_idx: int) -> None:
+        """Log the metrics of all evaluated users at once; the batch carries nothing."""
+        scores = evaluate(self.model, self.split, self.split.validation_histories, self.split.validation_targets)
+        self.log(MONITOR, scores[MONITOR], batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with linear warm-up."""
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        warmup = max(1, recipe.warmup_steps)
+        schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_retriever(
+    architecture: str,
+    dataset: DataSet,
+    recipe: RecipeT,
+    build: Callable[[Split], ModelT],
+    task_type: Callable[[ModelT, RecipeT, Split], RetrievalTask[ModelT, RecipeT]],
+    *,
+    progress: bool = True,
+) -> Checkpoint:
+    """Train, select by validation NDCG@10, and score the selected model once on the test items.
+
+    Args:
+        architecture: the name in the registry of what `build` returns.
+        dataset: interactions and items.
+        recipe: the options.
+        build: makes the untrained model for a split; the random seed is set by then.
+        task_type: makes what is trained of it.
+        progress: whether to draw a progress bar on stderr.
+
+    Raises:
+        DataError: if no user has an item that follows another one in the training part.
+    """
+    split = leave_one_out(dataset)
+    if int(split.train.lengths.max()) < 2:
+        raise DataError(
+            "no user has two interactions left to train on once validation and test are set aside; "
+            "expected at least one user with 4 interactions"
+        )
+    # The caller's random state is not ours to move.
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = build(split)
+        task = task_type(model, recipe, split)
+        fitted = fit(
+            task, task.batches(), monitor=MONITOR, epochs=recipe.epochs, patience=recipe.patience, progress=progress
+        )
+    prefix = "model."
+    state = {name.removeprefix(prefix): tensor for name, tensor in fitted.state.items() if name.startswith(prefix)}
+    model.cpu().load_state_dict(state)
+    metrics = _metrics(model, recipe, split, fitted)
+    logger.info("%s: test %s after %d epochs, %.0f s", architecture, metrics["test"], fitted.epochs, fitted.seconds)
+    return Checkpoint(
+        architecture=architecture,
+        arguments=dataclasses.asdict(model.config),  # type: ignore[call-overload]  # configurations are dataclasses
+        items=_items_table(dataset),
+        users=_users_table(split),
+        metrics=metrics,
+        state=state,
+    )
+
+
+def _metrics(model: Retriever, recipe: RetrieverRecipe, split: Split, fitted: Fitted) -> dict[str, Any]:
+    return {
+        "protocol": PROTOCOL,
+        "validation": evaluate(model, split, split.validation_histories, split.validation_targets),
+        "test": evaluate(model, split, split.test_histories, split.test_targets),
+        "epochs": fitted.epochs,
+        "best_epoch": fitted.best_epoch,
+        "train_seconds": round(fitted.seconds, 1),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "n_test_users": int(split.evaluated.size),
+        "recipe": dataclasses.asdict(recipe),
+    }
+
+
+def _items_table(dataset: DataSet) -> pl.DataFrame:
+    counts = dataset.interactions.group_by("item_id").agg(count=pl.len().cast(pl.Int64))
+    items = dataset.items.join(counts, on="item_id", how="left", maintain_order="left")
+    return items.with_columns(pl.col("count").fill_null(0)).select(ITEMS_SCHEMA.names())
+
+
+def _users_table(split: Split) -> pl.DataFrame:
+    item_ids = pl.Series(split.item_ids[split.full.values - 1], dtype=pl.Int64)
+    flat = pl.DataFrame({"user_id": split.user_ids[split.full.row_of_value], "history": item_ids})
+    return flat.group_by("user_id", maintain_order=True).agg("history")
