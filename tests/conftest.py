@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,14 +32,13 @@ def item_id(row: int) -> int:
     return 1000 + 7 * row
 
 
-@pytest.fixture(scope="session")
-def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained two-tower with fixed weights over a synthetic catalogue."""
+def write_untrained(architecture: str, folder: Path) -> None:
+    """Write a checkpoint of an architecture with fixed random weights over a synthetic catalogue."""
     import numpy as np
     import polars as pl
 
     from fuserec.models.checkpoint import Checkpoint
-    from fuserec.models.registry import build_module
+    from fuserec.models.registry import ARCHITECTURES, build_module
 
     rng = np.random.default_rng(7)
     histories = [rng.integers(0, N_ITEMS, rng.integers(3, 40)) for _ in range(N_USERS)]
@@ -59,11 +59,19 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "history": [[item_id(int(row)) for row in history] for history in histories],
         }
     )
-    arguments = {"n_users": N_USERS, "n_items": N_ITEMS, "dim": 32, "max_history": MAX_HISTORY}
+    sizes = {"n_users": N_USERS, "n_items": N_ITEMS, "dim": 32, "max_history": MAX_HISTORY}
+    fields = {field.name for field in dataclasses.fields(ARCHITECTURES[architecture].config_type)}
+    arguments = {name: size for name, size in sizes.items() if name in fields}
     torch.manual_seed(0)
-    module = build_module("two-tower", arguments)
+    module = build_module(architecture, arguments)
+    Checkpoint(architecture, arguments, items, users, {"note": "untrained"}, module.state_dict()).save(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained two-tower."""
     folder = tmp_path_factory.mktemp("checkpoint") / "checkpoint"
-    Checkpoint("two-tower", arguments, items, users, {"note": "untrained"}, module.state_dict()).save(folder)
+    write_untrained("two-tower", folder)
     return folder
 
 
