@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,12 @@ def write_untrained(architecture: str, folder: Path) -> None:
     torch.manual_seed(0)
     module = build_module(architecture, arguments)
     Checkpoint(architecture, arguments, items, users, {"note": "untrained"}, module.state_dict()).save(folder)
+
+
+@pytest.fixture(scope="session")
+def untrained() -> Callable[[str, Path], None]:
+    """Return `write_untrained`."""
+    return write_untrained
 
 
 @pytest.fixture(scope="session")

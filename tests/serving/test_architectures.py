@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,14 @@ from fuserec.models.registry import ARCHITECTURES
 from fuserec.models.retriever import Retriever
 from fuserec.serve.launcher import Address, Server
 
-from ..conftest import MAX_HISTORY, write_untrained
-
 pytestmark = pytest.mark.serving
 K = 10
 OTHERS = [name for name in ARCHITECTURES if name != "two-tower"]  # that one has the rest of this folder
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_served_is_what_torch_says(name: str, tmp_path: Path) -> None:
-    write_untrained(name, tmp_path / "checkpoint")
+def test_what_is_served_is_what_torch_says(name: str, untrained: Callable[[str, Path], None], tmp_path: Path) -> None:
+    untrained(name, tmp_path / "checkpoint")
     manifest = export_checkpoint(
         tmp_path / "checkpoint", tmp_path / "repository", ExportConfig(precision="fp32", targets=("sm89",))
     )
@@ -35,17 +34,22 @@ def test_what_is_served_is_what_torch_says(name: str, tmp_path: Path) -> None:
     assert isinstance(module, Retriever)
     known = checkpoint.users.head(12).rows()
     calls = [(user, history) for user, history in known] + [(None, history[:3]) for _, history in known[:4]]
-    with Server(tmp_path / "repository", address=Address.free()) as server:
-        with Recommender(f"grpc://127.0.0.1:{server.address.grpc_port}", timeout_ms=20_000) as recommender:
-            served = [
-                recommender.recommend(user_id=user, k=K) if user else recommender.recommend(history=history, k=K)
-                for user, history in calls
-            ]
+    address = Address.free()
+    with (
+        Server(tmp_path / "repository", address=address),
+        Recommender(f"grpc://127.0.0.1:{address.grpc_port}", timeout_ms=20_000) as recommender,
+    ):
+        served = [
+            recommender.recommend(user_id=user, k=K) if user else recommender.recommend(history=history, k=K)
+            for user, history in calls
+        ]
     for place, ((user, history), answer) in enumerate(zip(calls, served, strict=True)):
         rows = np.searchsorted(ids, history) + 1
         line = 0 if user is None else 1 + checkpoint.users["user_id"].to_list().index(user)
         with torch.no_grad():
-            vector = module.user_tower(torch.tensor([line]), torch.from_numpy(rows[None, -MAX_HISTORY:]))
+            vector = module.user_tower(
+                torch.tensor([line]), torch.from_numpy(rows[None, -checkpoint.arguments["max_history"] :])
+            )
             scores = (vector @ module.item_vectors().T)[0].numpy()
         scores[rows - 1] = -np.inf
         want = np.sort(scores)[::-1][:K]

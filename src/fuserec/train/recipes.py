@@ -10,7 +10,7 @@ from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec
 from fuserec.train.matrix_factorization import MatrixFactorizationRecipe, train_matrix_factorization
-from fuserec.train.sequential import MaskedRecipe, SequentialRecipe, sequential_trainer
+from fuserec.train.sequential import MaskedRecipe, RecurrentRecipe, SequentialRecipe, sequential_trainer
 from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
 
 
@@ -37,8 +37,8 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
     "mf": Recipe(MatrixFactorizationRecipe, train_matrix_factorization, "matrix factorization by BPR"),
     "sasrec": Recipe(SequentialRecipe, sequential_trainer("sasrec", SASRec), "causal self-attention over the history"),
-    "gru4rec": Recipe(SequentialRecipe, sequential_trainer("gru4rec", GRU4Rec), "GRU cells over the history"),
-    "lstm": Recipe(SequentialRecipe, sequential_trainer("lstm", LSTMRec), "LSTM cells over the history"),
+    "gru4rec": Recipe(RecurrentRecipe, sequential_trainer("gru4rec", GRU4Rec), "GRU cells over the history"),
+    "lstm": Recipe(RecurrentRecipe, sequential_trainer("lstm", LSTMRec), "LSTM cells over the history"),
     "conv": Recipe(SequentialRecipe, sequential_trainer("conv", NextItNet), "dilated causal convolutions (NextItNet)"),
     "bert4rec": Recipe(
         MaskedRecipe, sequential_trainer("bert4rec", BERT4Rec), "self-attention both ways, guessing masked items"

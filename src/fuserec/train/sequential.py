@@ -45,6 +45,16 @@ class SequentialRecipe(RetrieverRecipe):
         return SequentialConfig(n_items, self.dim, self.max_history, self.n_blocks, self.n_heads, self.dropout)
 
 
+@dataclass(frozen=True)
+class RecurrentRecipe(SequentialRecipe):
+    """As `SequentialRecipe`, with what suits recurrent encoders: wide, shallow, slow, and much dropout."""
+
+    learning_rate: float = 1e-3
+    dim: int = 128
+    n_blocks: int = 1
+    dropout: float = 0.5
+
+
 class NextItemTask(RetrievalTask[Sequential, SequentialRecipe]):
     """Cross-entropy over the whole catalogue of the item that follows each position."""
 
