@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from fuserec.cli import RECIPE_NAMES
 from fuserec.errors import UsageError
 from fuserec.train.recipes import RECIPES, get_recipe
 
@@ -21,3 +22,7 @@ def test_every_recipe_has_defaults_and_one_line(name: str) -> None:
     assert dataclasses.is_dataclass(recipe.config_type)
     recipe.config_type()
     assert "\n" not in recipe.description
+
+
+def test_help_names_every_recipe() -> None:
+    assert RECIPE_NAMES.replace(" or ", ", ").split(", ") == list(RECIPES)
