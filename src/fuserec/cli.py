@@ -70,20 +70,29 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Most epochs to train; early stopping may take fewer.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Histories in one step.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Examples in one step: histories, or interactions for mf.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same checkpoint.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any option of the recipe; repeatable. `--set help` lists them."
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a recommender and write its checkpoint, with what it scored on held-out interactions."""
     from fuserec import display
     from fuserec.models.checkpoint import check_destination
     from fuserec.train.data import read_folder
-    from fuserec.train.recipes import get_recipe
+    from fuserec.train.recipes import get_recipe, parse_settings
 
     chosen = get_recipe(recipe)
-    check_destination(out)  # now, not after minutes of training
     given = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-    options = chosen.config_type(**{name: value for name, value in given.items() if value is not None})
+    named = {name: value for name, value in given.items() if value is not None}
+    options = chosen.options({**parse_settings(chosen, settings or []), **named})
+    check_destination(out)  # now, not after minutes of training
     checkpoint = chosen.train(read_folder(data), options)
     checkpoint.save(out)
     if as_json:

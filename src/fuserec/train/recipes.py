@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +29,17 @@ class Recipe:
     config_type: type[Any]
     train: Callable[..., Checkpoint]
     description: str
+
+    def options(self, given: Mapping[str, object]) -> Any:
+        """Return the options, those that are not given being the defaults.
+
+        Raises:
+            UsageError: if a value makes no sense.
+        """
+        try:
+            return self.config_type(**given)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
 
 RECIPES: Final[dict[str, Recipe]] = {
@@ -55,3 +68,24 @@ def get_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise UsageError(f"recipe is {name!r}; expected one of {', '.join(sorted(RECIPES))}")
     return RECIPES[name]
+
+
+def parse_settings(recipe: Recipe, settings: Sequence[str]) -> dict[str, int | float]:
+    """Turn `name=value` texts into options of a recipe; all options are numbers.
+
+    Raises:
+        UsageError: if a name is not an option, the message listing those that are, or a value is no number of its type.
+    """
+    types = typing.get_type_hints(recipe.config_type)
+    defaults = {field.name: field.default for field in dataclasses.fields(recipe.config_type)}
+    parsed: dict[str, int | float] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name not in defaults:
+            known = ", ".join(f"{option}={default}" for option, default in defaults.items())
+            raise UsageError(f"--set came with {name!r}; expected one of {known}")
+        try:
+            parsed[name] = types[name](value)
+        except ValueError:
+            raise UsageError(f"--set {name} came as {value!r}; expected {types[name].__name__}") from None
+    return parsed

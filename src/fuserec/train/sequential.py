@@ -47,9 +47,9 @@ class SequentialRecipe(RetrieverRecipe):
 
 @dataclass(frozen=True)
 class RecurrentRecipe(SequentialRecipe):
-    """As `SequentialRecipe`, with what suits recurrent encoders: wide, shallow, slow, and much dropout."""
+    """As `SequentialRecipe`, with what suits recurrent encoders: wide, shallow, much dropout, and patience."""
 
-    learning_rate: float = 1e-3
+    patience: int = 8
     dim: int = 128
     n_blocks: int = 1
     dropout: float = 0.5
