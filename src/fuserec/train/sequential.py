@@ -29,6 +29,7 @@ class SequentialRecipe(RetrieverRecipe):
 
     epochs: int = 40
     learning_rate: float = 2e-3
+    patience: int = 8
     n_blocks: int = 2
     n_heads: int = 2
     dropout: float = 0.2
@@ -47,9 +48,8 @@ class SequentialRecipe(RetrieverRecipe):
 
 @dataclass(frozen=True)
 class RecurrentRecipe(SequentialRecipe):
-    """As `SequentialRecipe`, with what suits recurrent encoders: wide, shallow, much dropout, and patience."""
+    """As `SequentialRecipe`, with what suits recurrent encoders: wide, shallow, much dropout."""
 
-    patience: int = 8
     dim: int = 128
     n_blocks: int = 1
     dropout: float = 0.5
