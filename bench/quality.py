@@ -7,7 +7,6 @@ A recipe whose checkpoint is in `--work` already is not trained again, so that a
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import time
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bench._output import log, write_csv
 from fuserec.contract import NO_ID
 from fuserec.export import ExportConfig, export_checkpoint
-from fuserec.files import replacing_file
 from fuserec.manifest import bundle_folder
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.serve.pipeline import Pipeline, Query
@@ -48,7 +47,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def checkpoint_of(recipe: str, dataset: DataSet, folder: Path, epochs: int | None) -> Checkpoint:
     """Load the checkpoint in `folder`, after training it if there is none."""
     if not folder.exists():
-        _log(f"training {recipe}")
+        log(f"training {recipe}")
         options = RECIPES[recipe].config_type(**({} if epochs is None else {"epochs": epochs}))
         RECIPES[recipe].train(dataset, options, progress=sys.stderr.isatty()).save(folder)
     return Checkpoint.load(folder)
@@ -95,27 +94,19 @@ def _line(cells: Sequence[object]) -> str:
     return "".join(str(cell).rjust(13) for cell in cells)
 
 
-def _log(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the recipes, print a line as each is done, and write what was asked for."""
     options = parse(arguments)
     table: list[dict[str, Any]] = []
     for row in rows(options):
-        show = _log if options.json else print
+        show = log if options.json else print
         if not table:
             show(_line(list(row)))
         table.append(row)
         show(_line(list(row.values())))
         sys.stdout.flush()
         if options.csv:
-            with replacing_file(options.csv) as temporary, temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, row)
-                writer.writeheader()
-                writer.writerows(table)
+            write_csv(options.csv, table)
     if options.json:
         print(json.dumps(table, indent=1))
     return 0

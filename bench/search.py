@@ -10,7 +10,6 @@ own OpenMP (faiss took 4.8 s in place of 0.23 s, B = 64). OMP_WAIT_POLICY=passiv
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
 import os
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import _limits
+from bench._output import log, write_csv
 from bench._rivals import RIVALS, Floats, Search, without
 from fuserec.files import replacing_file
 from fuserec.kernels import ItemIndex
@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "read_gb_s": _limits.read_bytes_a_second(options.threads) / 1e9,
         "peak_gmac_s": _limits.multiply_adds_a_second(options.threads) / 1e9,
     }
-    _log(f"{_limits.hardware()}, {_numba_tile.ISA}; " + ", ".join(f"{key} {limits[key]:.1f}" for key in limits))
+    log(f"{_limits.hardware()}, {_numba_tile.ISA}; " + ", ".join(f"{key} {limits[key]:.1f}" for key in limits))
     for (rows, dim, metric), group in itertools.groupby(cases(options), lambda it: (it.rows, it.dim, it.metric)):
         rng = np.random.default_rng(0)
         items = rng.standard_normal((rows, dim), dtype=np.float32)
@@ -223,33 +223,21 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
         figure.savefig(temporary, dpi=120, format="png")
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with replacing_file(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _log(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cases, print a line as each is done, and write what was asked for."""
     options = parse(arguments)
-    _log("versions: " + ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "torch", "faiss-cpu")))
+    log("versions: " + ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "torch", "faiss-cpu")))
     rows: list[dict[str, Any]] = []
 
     def collected() -> Iterator[dict[str, Any]]:
         for row in run(options):
             rows.append(row)
             if options.csv:  # again after every case, so that a run cut short has what it measured
-                _write_csv(options.csv, rows)
+                write_csv(options.csv, rows)
             yield row
 
     for line in table_lines(collected()):
-        (_log if options.json else print)(line)
+        (log if options.json else print)(line)
         sys.stdout.flush()
     if options.plot:
         plot(options.plot, rows)

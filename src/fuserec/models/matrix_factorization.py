@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fuserec.models.checks import check_at_least
 from fuserec.models.retriever import Retriever
 from fuserec.models.two_tower import PADDING
 
@@ -28,9 +29,7 @@ class MatrixFactorizationConfig:
     max_history: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("n_users", "n_items", "dim", "max_history"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        check_at_least(self, 1, "n_users", "n_items", "dim", "max_history")
 
 
 class FactorTower(nn.Module):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fuserec.models.checks import check_at_least, check_heads, check_share
 from fuserec.models.encoders import Attention, Convolution, Recurrence
 from fuserec.models.retriever import Retriever
 from fuserec.models.two_tower import PADDING
@@ -41,13 +42,9 @@ class SequentialConfig:
     dropout: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("n_items", "dim", "max_history", "n_blocks", "n_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}; expected 0 <= dropout < 1")
-        if self.dim % self.n_heads:
-            raise ValueError(f"dim is {self.dim}; expected a multiple of n_heads = {self.n_heads}")
+        check_at_least(self, 1, "n_items", "dim", "max_history", "n_blocks", "n_heads")
+        check_share(self, "dropout")
+        check_heads(self.dim, self.n_heads)
 
 
 class SequenceTower(nn.Module):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fuserec.models.attention import AttentionBlock, attention_mask
+from fuserec.models.checks import check_at_least, check_heads, check_share
 from fuserec.models.retriever import Retriever
 
 PADDING: Final = 0
@@ -56,17 +57,10 @@ class TwoTowerConfig:
     user_dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("n_items", "dim", "max_history", "words_per_item", "n_heads", "n_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("n_users", "n_genres", "n_words", "n_years"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
-        for name in ("dropout", "user_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 <= {name} < 1")
-        if self.dim % self.n_heads:
-            raise ValueError(f"dim is {self.dim}; expected a multiple of n_heads = {self.n_heads}")
+        check_at_least(self, 1, "n_items", "dim", "max_history", "words_per_item", "n_heads", "n_blocks")
+        check_at_least(self, 0, "n_users", "n_genres", "n_words", "n_years")
+        check_share(self, "dropout", "user_dropout")
+        check_heads(self.dim, self.n_heads)
 
 
 class ItemFeatures(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fuserec.models.checkpoint import Checkpoint
+from fuserec.models.checks import check_at_least
 from fuserec.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
 from fuserec.train.data import DataSet
 from fuserec.train.losses import bpr
@@ -40,10 +41,8 @@ class MatrixFactorizationRecipe(RetrieverRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_negatives < 1:
-            raise ValueError(f"n_negatives is {self.n_negatives}; expected at least 1")
-        if self.l2 < 0:
-            raise ValueError(f"l2 is {self.l2}; expected at least 0")
+        check_at_least(self, 1, "n_negatives")
+        check_at_least(self, 0, "l2")
         self.config(n_users=1, n_items=1)
 
     def config(self, *, n_users: int, n_items: int) -> MatrixFactorizationConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable
@@ -16,11 +15,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fuserec.errors import DataError
 from fuserec.models.checkpoint import ITEMS_SCHEMA, Checkpoint
+from fuserec.models.checks import check_at_least
 from fuserec.models.retriever import Retriever
 from fuserec.train.data import DataSet
 from fuserec.train.evaluation import PROTOCOL, K, evaluate
 from fuserec.train.loop import Fitted, fit
 from fuserec.train.split import Split, leave_one_out
+from fuserec.train.windows import WindowLoader
 
 MONITOR: Final = f"ndcg@{K}"
 
@@ -54,21 +55,17 @@ class RetrieverRecipe:
     max_history: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        check_at_least(self, 1, "epochs", "batch_size", "patience")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number")
-        for name in ("weight_decay", "warmup_steps", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
+        check_at_least(self, 0, "weight_decay", "warmup_steps", "seed")
 
 
 RecipeT = TypeVar("RecipeT", bound=RetrieverRecipe)
 ModelT = TypeVar("ModelT", bound=Retriever)
 
 
-class RetrievalTask(lightning.LightningModule, abc.ABC, Generic[ModelT, RecipeT]):
+class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
     """What Lightning needs to know of any retriever but the loss: examples, optimizer, validation metric."""
 
     def __init__(self, model: ModelT, recipe: RecipeT, split: Split) -> None:
@@ -77,9 +74,13 @@ class RetrievalTask(lightning.LightningModule, abc.ABC, Generic[ModelT, RecipeT]
         self.recipe = recipe
         self.split = split
 
-    @abc.abstractmethod
     def batches(self) -> Iterable[object]:
-        """Return what is iterated once an epoch and handed to `training_step`, batch by batch."""
+        """Return what is iterated once an epoch and handed to `training_step`, batch by batch.
+
+        Windows cut out of the users' sequences, unless a task learns from something else.
+        """
+        recipe = self.recipe
+        return WindowLoader(self.split.train, recipe.max_history, recipe.batch_size, recipe.seed)
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Log the metrics of all evaluated users at once; the batch carries nothing."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fuserec.models.checkpoint import Checkpoint
+from fuserec.models.checks import check_share
 from fuserec.models.sequential import BERT4Rec, MaskedTower, Sequential, SequentialConfig
 from fuserec.train.data import DataSet
 from fuserec.train.retrieval import RetrievalTask, RetrieverRecipe, train_retriever
 from fuserec.train.split import Split
-from fuserec.train.windows import WindowBatch, WindowLoader
+from fuserec.train.windows import WindowBatch
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class SequentialRecipe(RetrieverRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}; expected 0 <= label_smoothing < 1")
+        check_share(self, "label_smoothing")
         self.config(n_items=1)  # checks the options of the architecture
 
     def config(self, *, n_items: int) -> SequentialConfig:
@@ -57,11 +57,6 @@ class RecurrentRecipe(SequentialRecipe):
 
 class NextItemTask(RetrievalTask[Sequential, SequentialRecipe]):
     """Cross-entropy over the whole catalogue of the item that follows each position."""
-
-    def batches(self) -> Iterable[WindowBatch]:
-        """Windows cut out of the users' sequences."""
-        recipe = self.recipe
-        return WindowLoader(self.split.train, recipe.max_history, recipe.batch_size, recipe.seed)
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         """Return the mean loss of the batch's positions."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from fuserec.train.losses import info_nce
 from fuserec.train.negatives import consumption_keys, is_consumed, log_sampling_probability
 from fuserec.train.retrieval import RetrievalTask, RetrieverRecipe, train_retriever
 from fuserec.train.split import Split
-from fuserec.train.windows import WindowBatch, WindowLoader
+from fuserec.train.windows import WindowBatch
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,6 @@ class TwoTowerTask(RetrievalTask[TwoTower, TwoTowerRecipe]):
         super().__init__(model, recipe, split)
         self.register_buffer("log_q", log_sampling_probability(split.train.values, model.config.n_items))
         self.register_buffer("consumed", consumption_keys(split.train, model.config.n_items))
-
-    def batches(self) -> Iterable[WindowBatch]:
-        """Windows cut out of the users' sequences."""
-        recipe = self.recipe
-        return WindowLoader(self.split.train, recipe.max_history, recipe.batch_size, recipe.seed)
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         """InfoNCE over all examples of the batch.

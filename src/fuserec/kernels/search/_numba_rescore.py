@@ -8,7 +8,7 @@ import numpy as np
 
 from fuserec.kernels._arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from fuserec.kernels.search._numba_candidates import OVERFLOW, Candidates
-from fuserec.kernels.search._numba_emit import prefetch
+from fuserec.kernels.search._numba_emit import LINE_BYTES, address_of, prefetch
 from fuserec.kernels.search._numba_jit import jit
 from fuserec.kernels.search._numba_queries import Asked
 from fuserec.kernels.search._numba_score import dot, pack_key, row_of, score_of
@@ -16,7 +16,6 @@ from fuserec.kernels.search._numba_select import kth_largest, sort_by_score
 from fuserec.kernels.search.keys import EMPTY
 
 _AHEAD: Final = 8  # rows asked for before they are read: from memory a row takes longer to come than to score
-_LINE_BYTES: Final = 64
 
 
 class Answers(NamedTuple):
@@ -41,10 +40,10 @@ class Answers(NamedTuple):
 def _score(items: FloatArray, asked: Asked, q: int, rows: IntArray, places: IntArray, keys: IntArray) -> None:
     """Write the packed keys of `rows[places]` to `keys[places]`."""
     queries, row_bytes = asked.queries, 4 * items.shape[1]
-    address = np.int64(items.ctypes.data)
+    address = address_of(items)
     for i in range(-_AHEAD, places.size):
         if i + _AHEAD < places.size:
-            for offset in range(0, row_bytes, _LINE_BYTES):
+            for offset in range(0, row_bytes, LINE_BYTES):
                 prefetch(address + rows[places[i + _AHEAD]] * row_bytes + offset)
         if i >= 0:
             row = rows[places[i]]

@@ -63,7 +63,7 @@ def prepare(bags: Bags, first: int, end: int, parts: int, plan: Plan, table: Tab
 
 
 # One function for every step, as each function that numba is called with is optimised anew with all that it calls: five
-# of them took 45 s to compile, one takes 20.
+# of them took 45 s to compile, one takes 30.
 @jit()
 def work(
     step: int, task: int, tasks: int, table: Table, bags: Bags, out: Out, first: int, end: int, groups: IntArray,

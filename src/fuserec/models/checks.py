@@ -1,0 +1,23 @@
+"""Checks that configurations and recipes make of their own fields, with one wording."""
+
+from __future__ import annotations
+
+
+def check_at_least(options: object, least: int, *names: str) -> None:
+    """Raise ValueError unless all of the named fields are `least` or more."""
+    for name in names:
+        if getattr(options, name) < least:
+            raise ValueError(f"{name} is {getattr(options, name)}; expected at least {least}")
+
+
+def check_share(options: object, *names: str) -> None:
+    """Raise ValueError unless all of the named fields are from 0 up to, and not including, 1."""
+    for name in names:
+        if not 0.0 <= getattr(options, name) < 1.0:
+            raise ValueError(f"{name} is {getattr(options, name)}; expected 0 <= {name} < 1")
+
+
+def check_heads(dim: int, n_heads: int) -> None:
+    """Raise ValueError unless `dim` can be divided among the attention heads."""
+    if dim % n_heads:
+        raise ValueError(f"dim is {dim}; expected a multiple of n_heads = {n_heads}")
