@@ -25,6 +25,7 @@ from fuserec.models.checkpoint import Checkpoint
 from fuserec.serve.pipeline import Pipeline, Query
 from fuserec.train.data import DataSet, read_folder
 from fuserec.train.recipes import RECIPES
+from fuserec.train.run import Run
 
 _QUERIES = 300
 _K = 10
@@ -49,7 +50,7 @@ def checkpoint_of(recipe: str, dataset: DataSet, folder: Path, epochs: int | Non
     if not folder.exists():
         log(f"training {recipe}")
         options = RECIPES[recipe].config_type(**({} if epochs is None else {"epochs": epochs}))
-        RECIPES[recipe].train(dataset, options, progress=sys.stderr.isatty()).save(folder)
+        RECIPES[recipe].train(dataset, options, Run(progress=sys.stderr.isatty())).save(folder)
     return Checkpoint.load(folder)
 
 

@@ -21,6 +21,7 @@ from fuserec.models.checkpoint import Checkpoint
 from fuserec.serve.launcher import Address, Server
 from fuserec.train.data import read_folder
 from fuserec.train.movielens import write_movielens_100k
+from fuserec.train.run import Run
 from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
 
 USER = 42
@@ -83,7 +84,7 @@ def _train(data: Path, folder: Path) -> Checkpoint:
             return checkpoint
     except CheckpointError:
         pass  # none yet, or not one that can be used: train it
-    checkpoint = train_two_tower(read_folder(data), recipe)
+    checkpoint = train_two_tower(read_folder(data), recipe, Run())
     checkpoint.save(folder)
     return checkpoint
 

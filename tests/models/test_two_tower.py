@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuserec.models.two_tower import ITEM_CHUNK, TwoTower, TwoTowerConfig
+from fuserec.models.retriever import ITEM_CHUNK
+from fuserec.models.two_tower import TwoTower, TwoTowerConfig
 
 CONFIG = TwoTowerConfig(n_users=5, n_items=30, dim=16, max_history=50, n_genres=3, n_words=7, n_years=4)
 FLOAT32 = {"atol": 1e-5, "rtol": 0.0}

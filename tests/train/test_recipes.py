@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from fuserec.cli import RECIPE_NAMES
+from fuserec.cli._train import RECIPE_NAMES
 from fuserec.errors import UsageError
 from fuserec.train.recipes import RECIPES, get_recipe, parse_settings
 

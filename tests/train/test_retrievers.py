@@ -13,6 +13,7 @@ from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.retriever import Retriever
 from fuserec.train.data import DataSet
 from fuserec.train.recipes import RECIPES, get_recipe
+from fuserec.train.run import Run
 
 SMALL = {"dim": 16, "max_history": 8, "batch_size": 16, "learning_rate": 1e-2, "warmup_steps": 0, "patience": 30}
 SEQUENTIAL = ["sasrec", "gru4rec", "lstm", "conv", "bert4rec"]
@@ -24,7 +25,7 @@ def small(name: str, **options: Any) -> Any:
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
 def test_sequential_recipes_learn_what_follows_what(name: str, cyclic: DataSet) -> None:
-    checkpoint = RECIPES[name].train(cyclic, small(name, epochs=25, dropout=0.0), progress=False)
+    checkpoint = RECIPES[name].train(cyclic, small(name, epochs=25, dropout=0.0), Run(progress=False))
     assert checkpoint.architecture == name
     assert checkpoint.metrics["test"]["ndcg@10"] > 0.5
 
@@ -44,7 +45,7 @@ def test_matrix_factorization_learns_what_a_user_likes() -> None:
         schema_overrides={"genres": pl.List(pl.String), "year": pl.Int32},
     )
     recipe = small("mf", epochs=40, batch_size=128)
-    checkpoint = RECIPES["mf"].train(DataSet(interactions, catalogue), recipe, progress=False)
+    checkpoint = RECIPES["mf"].train(DataSet(interactions, catalogue), recipe, Run(progress=False))
     # 12 items of their half are left to be recommended, the target one of them.
     assert checkpoint.metrics["test"]["hr@10"] > 0.7
 
@@ -52,7 +53,7 @@ def test_matrix_factorization_learns_what_a_user_likes() -> None:
 @pytest.mark.parametrize("name", ["mf", *SEQUENTIAL])
 def test_equal_seeds_give_equal_weights_and_other_seeds_others(name: str, cyclic: DataSet) -> None:
     first, second, other = (
-        RECIPES[name].train(cyclic, small(name, epochs=2, seed=seed), progress=False) for seed in (0, 0, 1)
+        RECIPES[name].train(cyclic, small(name, epochs=2, seed=seed), Run(progress=False)) for seed in (0, 0, 1)
     )
     assert first.metrics["test"] == second.metrics["test"]
     assert all(torch.equal(first.state[key], second.state[key]) for key in first.state)
@@ -61,7 +62,7 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(name: str, cyclic
 
 @pytest.mark.parametrize("name", ["mf", *SEQUENTIAL])
 def test_a_checkpoint_comes_back_from_its_folder(name: str, cyclic: DataSet, tmp_path: Path) -> None:
-    checkpoint = RECIPES[name].train(cyclic, small(name, epochs=1), progress=False)
+    checkpoint = RECIPES[name].train(cyclic, small(name, epochs=1), Run(progress=False))
     checkpoint.save(tmp_path / "checkpoint")
     module = Checkpoint.load(tmp_path / "checkpoint").module()
     assert isinstance(module, Retriever)

@@ -15,6 +15,7 @@ from fuserec.errors import DataError
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.two_tower import TwoTower
 from fuserec.train.data import DataSet
+from fuserec.train.run import Run
 from fuserec.train.split import leave_one_out
 from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
 
@@ -24,7 +25,7 @@ N_ITEMS = 60
 
 @pytest.fixture(scope="module")
 def trained(cyclic: DataSet) -> Checkpoint:
-    return train_two_tower(cyclic, RECIPE, progress=False)
+    return train_two_tower(cyclic, RECIPE, Run(progress=False))
 
 
 def test_beats_chance_by_far(trained: Checkpoint) -> None:
@@ -48,10 +49,10 @@ def test_serves_unknown_users_from_their_history(trained: Checkpoint, cyclic: Da
 def test_equal_seeds_give_equal_weights_and_other_seeds_others(cyclic: DataSet) -> None:
     short = dataclasses.replace(RECIPE, epochs=2)
     torch.manual_seed(1)
-    first = train_two_tower(cyclic, short, progress=False)
+    first = train_two_tower(cyclic, short, Run(progress=False))
     torch.manual_seed(2)
-    second = train_two_tower(cyclic, short, progress=False)
-    other = train_two_tower(cyclic, dataclasses.replace(short, seed=1), progress=False)
+    second = train_two_tower(cyclic, short, Run(progress=False))
+    other = train_two_tower(cyclic, dataclasses.replace(short, seed=1), Run(progress=False))
     assert first.metrics["test"] == second.metrics["test"]
     assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
     name = "user_tower.item_embedding.weight"
@@ -60,7 +61,7 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(cyclic: DataSet) 
 
 def test_the_callers_random_state_is_not_moved(cyclic: DataSet) -> None:
     before = torch.get_rng_state()
-    train_two_tower(cyclic, dataclasses.replace(RECIPE, epochs=1), progress=False)
+    train_two_tower(cyclic, dataclasses.replace(RECIPE, epochs=1), Run(progress=False))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -82,7 +83,7 @@ def test_the_checkpoint_holds_catalogue_users_and_metrics(trained: Checkpoint, c
 def test_stops_early_and_keeps_the_best_epoch(cyclic: DataSet) -> None:
     # A step size that learns nothing: the first epoch stays the best.
     stuck = dataclasses.replace(RECIPE, learning_rate=1e-12, weight_decay=0.0, patience=2)
-    metrics = train_two_tower(cyclic, stuck, progress=False).metrics
+    metrics = train_two_tower(cyclic, stuck, Run(progress=False)).metrics
     assert (metrics["best_epoch"], metrics["epochs"]) == (1, 3)
 
 
@@ -95,9 +96,9 @@ def test_quiet_but_for_the_bar(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.INFO):
-        train_two_tower(cyclic, dataclasses.replace(RECIPE, epochs=1), progress=False)
+        train_two_tower(cyclic, dataclasses.replace(RECIPE, epochs=1), Run(progress=False))
         assert capfd.readouterr() == ("", "")
-        train_two_tower(cyclic, dataclasses.replace(RECIPE, epochs=1), progress=True)
+        train_two_tower(cyclic, dataclasses.replace(RECIPE, epochs=1), Run(progress=True))
     out, err = capfd.readouterr()
     assert out == ""
     assert re.search(r"1/1 epochs +validation +ndcg@10", " ".join(err.split()))
@@ -108,7 +109,7 @@ def test_quiet_but_for_the_bar(
 def test_sequences_too_short_to_learn_from(cyclic: DataSet) -> None:
     three_each = cyclic.interactions.group_by("user_id", maintain_order=True).head(3)
     with pytest.raises(DataError, match="expected at least one user with 4 interactions"):
-        train_two_tower(DataSet(three_each, cyclic.items), RECIPE, progress=False)
+        train_two_tower(DataSet(three_each, cyclic.items), RECIPE, Run(progress=False))
 
 
 @pytest.mark.parametrize(

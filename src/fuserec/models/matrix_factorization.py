@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fuserec.models.checks import check_at_least
-from fuserec.models.retriever import Retriever
-from fuserec.models.two_tower import PADDING
+from fuserec.models.retriever import PADDING, Retriever
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class MatrixFactorization(Retriever):
         self.config = config
         self.user_tower = FactorTower(config)
 
-    @torch.no_grad()
-    def item_vectors(self) -> Tensor:
-        """Return the item table without padding, (n_items, dim) float32."""
-        return self.user_tower.item_embedding.weight[1:].detach().clone()
+    def encode_items(self, rows: Tensor) -> Tensor:
+        """Look items up: (N,) int64 in 1..n_items -> (N, dim) float32."""
+        vectors: Tensor = self.user_tower.item_embedding(rows)
+        return vectors

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import abc
-from typing import Protocol
+from typing import Final, Protocol
 
+import torch
 from torch import Tensor, nn
+
+PADDING: Final = 0
+ITEM_CHUNK: Final = 8192
 
 
 class RetrieverConfig(Protocol):
@@ -34,8 +38,34 @@ class Retriever(nn.Module, abc.ABC):
     user_tower: nn.Module
 
     @abc.abstractmethod
-    def item_vectors(self) -> Tensor:
-        """Return the vectors of the whole catalogue, (n_items, D) float32, in the order of `items.parquet`.
+    def encode_items(self, rows: Tensor) -> Tensor:
+        """Encode items given by row: (N,) int64 in 1..n_items -> (N, D) float32."""
 
-        Dropout is off whatever mode the module is in.
+    def positions(self, user: Tensor, history: Tensor) -> Tensor:
+        """Encode every prefix of each history: (B,), (B, L) int64 -> (B, L, D) float32.
+
+        Position p is what `user_tower` says of the history up to and with p. This way is slow and right for
+        every tower; towers that see each position's past alone do it at once.
         """
+        length = history.shape[1]
+        prefixes = [nn.functional.pad(history[:, : end + 1], (length - end - 1, 0)) for end in range(length)]
+        return torch.stack([self.user_tower(user, prefix) for prefix in prefixes], dim=1)
+
+    def catalogue(self) -> Tensor:
+        """Encode all items at once, (n_items, D) float32, in the order of `items.parquet`."""
+        return self.encode_items(torch.arange(1, self.config.n_items + 1, device=self.device))
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Return what `catalogue` does, in chunks, without gradients and with dropout off."""
+        was_training = self.training
+        self.eval()
+        rows = torch.arange(1, self.config.n_items + 1, device=self.device)
+        vectors = torch.cat([self.encode_items(chunk) for chunk in torch.split(rows, ITEM_CHUNK)])
+        self.train(was_training)
+        return vectors
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from fuserec.models.checks import check_at_least, check_heads, check_share
 from fuserec.models.encoders import Attention, Convolution, Recurrence
-from fuserec.models.retriever import Retriever
-from fuserec.models.two_tower import PADDING
+from fuserec.models.retriever import PADDING, Retriever
 
 
 @dataclass(frozen=True)
@@ -116,10 +115,13 @@ class Sequential(Retriever):
     def build_tower(config: SequentialConfig) -> SequenceTower:
         """Return the tower of the architecture."""
 
-    @torch.no_grad()
-    def item_vectors(self) -> Tensor:
-        """Return the item table without padding, (n_items, dim) float32."""
-        return self.user_tower.item_table().detach().clone()
+    def encode_items(self, rows: Tensor) -> Tensor:
+        """Look items up: (N,) int64 in 1..n_items -> (N, dim) float32."""
+        return nn.functional.embedding(rows, self.user_tower.item_embedding.weight)
+
+    def positions(self, user: Tensor, history: Tensor) -> Tensor:
+        """As `Retriever.positions`."""
+        return self.user_tower.all_positions(history)
 
 
 class SASRec(Sequential):
@@ -163,6 +165,10 @@ class BERT4Rec(Sequential):
     """Attention that looks both ways, trained to guess masked items (Sun et al. 2019)."""
 
     user_tower: MaskedTower
+
+    def positions(self, user: Tensor, history: Tensor) -> Tensor:
+        """As `Retriever.positions`: a tower that looks both ways reads the prefixes one by one."""
+        return Retriever.positions(self, user, history)
 
     @staticmethod
     def build_tower(config: SequentialConfig) -> SequenceTower:

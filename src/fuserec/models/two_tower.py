@@ -11,17 +11,13 @@ of the checkpoint's `users.parquet` or `items.parquet`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from fuserec.models.attention import AttentionBlock, attention_mask
 from fuserec.models.checks import check_at_least, check_heads, check_share
-from fuserec.models.retriever import Retriever
-
-PADDING: Final = 0
-ITEM_CHUNK: Final = 8192
+from fuserec.models.retriever import PADDING, Retriever
 
 
 @dataclass(frozen=True)
@@ -193,15 +189,6 @@ class TwoTower(Retriever):
         vectors: Tensor = self.item_tower(ids, features.genres[rows], features.words[rows], features.years[rows])
         return vectors
 
-    @torch.no_grad()
-    def item_vectors(self) -> Tensor:
-        """Return the unit vectors of the whole catalogue, (n_items, dim) float32, line r - 1 being item row r.
-
-        Dropout is off whatever mode the module is in.
-        """
-        was_training = self.training
-        self.eval()
-        rows = torch.arange(1, self.config.n_items + 1, device=self.item_features.years.device)
-        vectors = torch.cat([self.encode_items(chunk) for chunk in torch.split(rows, ITEM_CHUNK)])
-        self.train(was_training)
-        return vectors
+    def positions(self, user: Tensor, history: Tensor) -> Tensor:
+        """As `Retriever.positions`."""
+        return self.user_tower.all_positions(user, history)

@@ -18,6 +18,7 @@ from fuserec.train.losses import bpr
 from fuserec.train.negatives import consumption_keys, pairs_are_consumed
 from fuserec.train.ragged import Ragged
 from fuserec.train.retrieval import RetrievalTask, RetrieverRecipe, train_retriever
+from fuserec.train.run import Run
 from fuserec.train.split import Split
 
 
@@ -104,12 +105,10 @@ class FactorTask(RetrievalTask[MatrixFactorization, MatrixFactorizationRecipe]):
         return loss
 
 
-def train_matrix_factorization(
-    dataset: DataSet, recipe: MatrixFactorizationRecipe, *, progress: bool = True
-) -> Checkpoint:
+def train_matrix_factorization(dataset: DataSet, recipe: MatrixFactorizationRecipe, run: Run) -> Checkpoint:
     """Train a checkpoint of architecture "mf"; see `train_retriever`."""
 
     def build(split: Split) -> MatrixFactorization:
         return MatrixFactorization(recipe.config(n_users=split.user_ids.size, n_items=split.item_ids.size))
 
-    return train_retriever("mf", dataset, recipe, build, FactorTask, progress=progress)
+    return train_retriever("mf", dataset, recipe, build, FactorTask, run)

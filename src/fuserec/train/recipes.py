@@ -22,7 +22,7 @@ class Recipe:
 
     Attributes:
         config_type: frozen dataclass of options, all with defaults.
-        train: `train(dataset, config, *, progress)` -> checkpoint.
+        train: `train(dataset, config, run)` -> checkpoint.
         description: one line for `--help`.
     """
 
@@ -59,6 +59,9 @@ RECIPES: Final[dict[str, Recipe]] = {
 }
 
 
+_SWITCH: Final = {"true": True, "false": False}
+
+
 def get_recipe(name: str) -> Recipe:
     """Look a recipe up.
 
@@ -70,22 +73,22 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def parse_settings(recipe: Recipe, settings: Sequence[str]) -> dict[str, int | float]:
-    """Turn `name=value` texts into options of a recipe; all options are numbers.
+def parse_settings(recipe: Recipe, settings: Sequence[str]) -> dict[str, object]:
+    """Turn `name=value` texts into options of a recipe, which are numbers, texts or true and false.
 
     Raises:
-        UsageError: if a name is not an option, the message listing those that are, or a value is no number of its type.
+        UsageError: if a name is not an option, the message listing those that are, or a value is not of its type.
     """
     types = typing.get_type_hints(recipe.config_type)
     defaults = {field.name: field.default for field in dataclasses.fields(recipe.config_type)}
-    parsed: dict[str, int | float] = {}
+    parsed: dict[str, object] = {}
     for setting in settings:
         name, _, value = setting.partition("=")
         if name not in defaults:
             known = ", ".join(f"{option}={default}" for option, default in defaults.items())
             raise UsageError(f"--set came with {name!r}; expected one of {known}")
         try:
-            parsed[name] = types[name](value)
-        except ValueError:
+            parsed[name] = _SWITCH[value] if types[name] is bool else types[name](value)
+        except (ValueError, KeyError):
             raise UsageError(f"--set {name} came as {value!r}; expected {types[name].__name__}") from None
     return parsed

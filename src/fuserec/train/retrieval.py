@@ -20,6 +20,7 @@ from fuserec.models.retriever import Retriever
 from fuserec.train.data import DataSet
 from fuserec.train.evaluation import PROTOCOL, K, evaluate
 from fuserec.train.loop import Fitted, fit
+from fuserec.train.run import Run
 from fuserec.train.split import Split, leave_one_out
 from fuserec.train.windows import WindowLoader
 
@@ -108,8 +109,7 @@ def train_retriever(
     recipe: RecipeT,
     build: Callable[[Split], ModelT],
     task_type: Callable[[ModelT, RecipeT, Split], RetrievalTask[ModelT, RecipeT]],
-    *,
-    progress: bool = True,
+    run: Run,
 ) -> Checkpoint:
     """Train, select by validation NDCG@10, and score the selected model once on the test items.
 
@@ -119,7 +119,7 @@ def train_retriever(
         recipe: the options.
         build: makes the untrained model for a split; the random seed is set by then.
         task_type: makes what is trained of it.
-        progress: whether to draw a progress bar on stderr.
+        run: what surrounds it.
 
     Raises:
         DataError: if no user has an item that follows another one in the training part.
@@ -136,7 +136,7 @@ def train_retriever(
         model = build(split)
         task = task_type(model, recipe, split)
         fitted = fit(
-            task, task.batches(), monitor=MONITOR, epochs=recipe.epochs, patience=recipe.patience, progress=progress
+            task, task.batches(), monitor=MONITOR, epochs=recipe.epochs, patience=recipe.patience, progress=run.progress
         )
     prefix = "model."
     state = {name.removeprefix(prefix): tensor for name, tensor in fitted.state.items() if name.startswith(prefix)}

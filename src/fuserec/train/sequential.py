@@ -13,6 +13,7 @@ from fuserec.models.checks import check_share
 from fuserec.models.sequential import BERT4Rec, MaskedTower, Sequential, SequentialConfig
 from fuserec.train.data import DataSet
 from fuserec.train.retrieval import RetrievalTask, RetrieverRecipe, train_retriever
+from fuserec.train.run import Run
 from fuserec.train.split import Split
 from fuserec.train.windows import WindowBatch
 
@@ -108,13 +109,13 @@ class MaskedItemTask(NextItemTask):
 
 
 def sequential_trainer(architecture: str, model_type: type[Sequential]) -> Callable[..., Checkpoint]:
-    """Return the `train(dataset, recipe, *, progress)` of one of the sequential architectures."""
+    """Return the `train(dataset, recipe, run)` of one of the sequential architectures."""
     task_type = MaskedItemTask if issubclass(model_type, BERT4Rec) else NextItemTask
 
-    def train(dataset: DataSet, recipe: SequentialRecipe, *, progress: bool = True) -> Checkpoint:
+    def train(dataset: DataSet, recipe: SequentialRecipe, run: Run) -> Checkpoint:
         def build(split: Split) -> Sequential:
             return model_type(recipe.config(n_items=split.item_ids.size))
 
-        return train_retriever(architecture, dataset, recipe, build, task_type, progress=progress)
+        return train_retriever(architecture, dataset, recipe, build, task_type, run)
 
     return train

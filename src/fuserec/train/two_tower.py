@@ -14,6 +14,7 @@ from fuserec.train.features import WORDS_PER_ITEM, CatalogueFeatures, build_feat
 from fuserec.train.losses import info_nce
 from fuserec.train.negatives import consumption_keys, is_consumed, log_sampling_probability
 from fuserec.train.retrieval import RetrievalTask, RetrieverRecipe, train_retriever
+from fuserec.train.run import Run
 from fuserec.train.split import Split
 from fuserec.train.windows import WindowBatch
 
@@ -64,14 +65,14 @@ class TwoTowerRecipe(RetrieverRecipe):
         )
 
 
-def train_two_tower(dataset: DataSet, recipe: TwoTowerRecipe, *, progress: bool = True) -> Checkpoint:
+def train_two_tower(dataset: DataSet, recipe: TwoTowerRecipe, run: Run) -> Checkpoint:
     """Train a checkpoint of architecture "two-tower"; see `train_retriever`."""
     features = build_features(dataset.items)
 
     def build(split: Split) -> TwoTower:
         return _build(recipe, split, features)
 
-    return train_retriever("two-tower", dataset, recipe, build, TwoTowerTask, progress=progress)
+    return train_retriever("two-tower", dataset, recipe, build, TwoTowerTask, run)
 
 
 class TwoTowerTask(RetrievalTask[TwoTower, TwoTowerRecipe]):

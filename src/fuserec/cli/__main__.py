@@ -1,0 +1,5 @@
+"""`python -m fuserec.cli`."""
+
+from fuserec.cli import main
+
+main()

@@ -1,0 +1,57 @@
+"""`fuserec export` and `fuserec inspect`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fuserec.cli._app import JsonFlag, app
+
+if TYPE_CHECKING:
+    from fuserec.manifest import Manifest
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder written by `fuserec train`.")],
+    repository: Annotated[Path, typer.Option(help="Folder to write the model repository into.")],
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "int8",
+    target: Annotated[
+        list[str] | None, typer.Option(help="GPU to build an engine for: sm80, sm86, sm89, sm120; repeatable.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Export a checkpoint: ONNX, quantized engines, item index, and a manifest of it all."""
+    from fuserec import display
+    from fuserec.export import ExportConfig, export_checkpoint
+
+    config = ExportConfig(precision=precision, targets=tuple(target or ()))
+    with display.steps() as on_step:
+        manifest = export_checkpoint(checkpoint, repository, config, on_step=on_step)
+    _show_manifest(manifest, repository, as_json)
+
+
+@app.command()
+def inspect(
+    repository: Annotated[Path, typer.Argument(help="Folder written by `fuserec export`.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Print what a repository holds, after comparing every file with its recorded hash."""
+    from fuserec.manifest import Manifest, bundle_folder
+
+    manifest = Manifest.read(bundle_folder(repository))
+    manifest.verify(repository)
+    _show_manifest(manifest, repository, as_json)
+
+
+def _show_manifest(manifest: Manifest, repository: Path, as_json: bool) -> None:
+    from fuserec import display
+
+    if as_json:
+        typer.echo(json.dumps(asdict(manifest), indent=2))
+    else:
+        display.manifest(manifest, repository)
