@@ -14,6 +14,7 @@ EXTRA_OF = {
     "torch": "train",
     "lightning": "train",
     "torchmetrics": "train",
+    "captum": "train",
     "tensorboard": "train",
     "transformers": "text",
     "peft": "text",
