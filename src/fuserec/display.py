@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fuserec.catalogue import Catalogue
@@ -45,6 +46,15 @@ def steps() -> Iterator[Callable[[str], None]]:
             finish("[red]✗[/red]")
             raise
         finish("[green]✓[/green]")
+
+
+@contextlib.contextmanager
+def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many more of `total` are done; a bar on stderr shows it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)
 
 
 def training(metrics: dict[str, Any], folder: Path) -> None:
