@@ -131,6 +131,7 @@ class Checkpoint:
         _check_config(config)
         for name, expected in config["files"].items():
             _check_file(path / name, expected)
+        tokenizer = path / TOKENIZER_FILE if TOKENIZER_FILE in config["files"] else None
         return cls(
             architecture=config["architecture"],
             arguments=config["arguments"],
@@ -138,9 +139,7 @@ class Checkpoint:
             users=_read_parquet(path / USERS_FILE),
             metrics=_read_json(path / METRICS_FILE),
             state=_read_tensors(path / MODEL_FILE),
-            tokenizer=(path / TOKENIZER_FILE).read_text(encoding="utf-8")
-            if TOKENIZER_FILE in config["files"]
-            else None,
+            tokenizer=None if tokenizer is None else tokenizer.read_text(encoding="utf-8"),
         )
 
 
