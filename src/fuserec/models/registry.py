@@ -17,6 +17,7 @@ from torch import nn
 from fuserec.errors import CheckpointError
 from fuserec.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec, SequentialConfig
+from fuserec.models.text import TextConfig, TextRetriever
 from fuserec.models.two_tower import TwoTower, TwoTowerConfig
 
 
@@ -36,6 +37,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "lstm": Architecture(SequentialConfig, LSTMRec),
     "conv": Architecture(SequentialConfig, NextItNet),
     "bert4rec": Architecture(SequentialConfig, BERT4Rec),
+    "text": Architecture(TextConfig, TextRetriever),
 }
 
 
