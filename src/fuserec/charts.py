@@ -16,8 +16,8 @@ PALE, MIDDLE, STRONG = "#b8c4d6", "#7b8fae", "#c8552b"
 ROW_INCHES: Final = 0.32
 
 
-def draw_report(document: dict[str, Any], path: Path) -> None:
-    """Draw the document of `fuserec evaluate` into a file, whose ending says in which format.
+def check_plot(path: Path) -> None:
+    """Raise unless a picture can be drawn into such a file, before anything is measured.
 
     Raises:
         UsageError: matplotlib is not installed or does not know the format.
@@ -26,9 +26,15 @@ def draw_report(document: dict[str, Any], path: Path) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise UsageError("--plot needs matplotlib, which is not installed: pip install matplotlib") from None
-    figure = Figure(figsize=(11, 1.6 + ROW_INCHES * max(8, _n_rows(document))), layout="constrained")
-    if path.suffix[1:] not in figure.canvas.get_supported_filetypes():
+    if path.suffix[1:] not in Figure().canvas.get_supported_filetypes():
         raise UsageError(f"--plot came as {path}; expected a name that ends with .png, .svg or .pdf")
+
+
+def draw_report(document: dict[str, Any], path: Path) -> None:
+    """Draw the document of `fuserec evaluate` into a file, whose ending says in which format."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1.6 + ROW_INCHES * max(8, _n_rows(document))), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
     _draw_exposure(left, document["exposure"])
     _draw_user_groups(right, document)

@@ -1,12 +1,15 @@
-"""What `fuserec evaluate` shows a person, from the same document that `--json` prints."""
+"""What `fuserec evaluate` and `fuserec explain` show a person, from the same documents that `--json` prints."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from rich.table import Table
 
+from fuserec.catalogue import Catalogue
 from fuserec.display import out
+
+BAR: Final = 16
 
 
 def evaluation(document: dict[str, Any]) -> None:
@@ -15,6 +18,9 @@ def evaluation(document: dict[str, Any]) -> None:
     out.print(f"{side}: {document['split']}, {document['n_users']:,} users; {document['protocol']}")
     if document["ignored"]:
         out.print(f"{document['ignored']:,} items of the histories are unknown to the recommender", style="yellow")
+    if document["n_repeats"]:
+        repeats = f"{document['n_repeats']:,} users took an item that they had before"
+        out.print(f"{repeats}: torch ranks it, bundles and servers never show it", style="yellow")
     _metrics(document["metrics"])
     _exposure(document["exposure"])
     for grouping in document["user_groups"]:
@@ -26,6 +32,28 @@ def evaluation(document: dict[str, Any]) -> None:
     drawn = document["bootstrap"]
     out.print(f"in brackets: {drawn['confidence']:.0%} bootstrap interval over users, {drawn['resamples']:,} resamples",
               style="dim")  # fmt: skip
+
+
+def explanation(document: dict[str, Any], catalogue: Catalogue | None) -> None:
+    """Show what each item of the history adds to the score, the one that matters most first."""
+    item = document["item_id"]
+    title = f"{item} {catalogue.title(item)}" if catalogue else f"item {item}"
+    out.print(f"{title}: score {document['score']:.4f}, without the history {document['baseline']:.4f}")
+    history = sorted(document["history"], key=lambda line: -abs(line["contribution"]))
+    longest = max((abs(line["contribution"]) for line in history), default=0.0)
+    if longest == 0.0:
+        out.print("the history makes no difference to this score", style="yellow")
+        return
+    table = Table("item", "contribution", "", *(["title"] if catalogue else []))
+    for line in history:
+        value = line["contribution"]
+        bar = ("█" if value > 0 else "▒") * round(BAR * abs(value) / longest)
+        about = [catalogue.title(line["item_id"])] if catalogue else []
+        table.add_row(str(line["item_id"]), f"{value:+.4f}", bar, *about)
+    out.print(table)
+    out.print(f"{document['method']}; █ speaks for the item, ▒ against it", style="dim")
+    if catalogue is None:
+        out.print("no titles: give --items REPOSITORY or items.parquet", style="dim")
 
 
 def _metrics(metrics: dict[str, Any]) -> None:

@@ -52,6 +52,10 @@ def evaluate(
     from fuserec.train.report import differences, report
     from fuserec.train.split import leave_one_out
 
+    if plot is not None:
+        from fuserec.charts import check_plot
+
+        check_plot(plot)
     ks = list(dict.fromkeys(k or [10]))
     evaluators = [open_evaluator(name, timeout_ms) for name in (recommender, against) if name is not None]
     dataset = read_folder(data)

@@ -33,6 +33,12 @@ class Questions:
     def __len__(self) -> int:
         return self.user_ids.size
 
+    @property
+    def n_repeats(self) -> int:
+        """How many targets the user already had: torch ranks them all the same, bundles and servers never show them."""
+        repeated = self.histories.values == self.targets[self.histories.row_of_value]
+        return int(np.unique(self.histories.row_of_value[repeated]).size)
+
     def sample(self, n_users: int, seed: int) -> Questions:
         """Return the questions of `n_users` users drawn without replacement, in their old order."""
         if n_users >= len(self):

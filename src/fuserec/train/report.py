@@ -51,6 +51,7 @@ def report(
         users: user_id and what is known of each user, or None.
 
     Returns:
+        n_users, n_repeats, ignored: E; targets that the user already had; items of histories that are unknown.
         metrics: name to value, low and high, the interval over users; coverage has no interval.
         exposure: k, Gini coefficient, and the shares of each popularity group.
         user_groups: for each way to group, the groups and the gap between best and worst.
@@ -68,6 +69,7 @@ def report(
     groupings, left_out = by_columns(questions, users)
     return {
         "n_users": len(questions),
+        "n_repeats": questions.n_repeats,
         "ignored": answers.ignored,
         "metrics": metrics,
         "exposure": {
