@@ -72,21 +72,29 @@ def manifest(manifest: Manifest, repository: Path) -> None:
     table = Table(show_header=False, title=f"{repository}", title_justify="left")
     table.add_row("model", f"{manifest.architecture}, {manifest.precision}, D = {manifest.dim}")
     table.add_row("catalogue", f"{manifest.n_items:,} items, {manifest.n_users:,} known users")
-    table.add_row("history", f"the last {manifest.max_history} items")
+    if manifest.max_history:
+        lengths = ", ".join(f"{n} by the {part.replace('_', ' ')}" for part, n in manifest.max_history.items())
+        table.add_row("items read", lengths)
     table.add_row("created", manifest.created)
     for split in ("validation", "test"):
         if split in manifest.metrics:
             table.add_row(split, _numbers(manifest.metrics[split]))
-    table.add_row("against the module", _numbers(manifest.parity))
+    for part, network in manifest.parts.items():
+        table.add_row(f"{part.replace('_', ' ')}, graph against module", _numbers(network.parity))
+    if manifest.rerank is not None:
+        reordered = f"the best {manifest.rerank.candidates}, with a weight of {manifest.rerank.weight:g}; NDCG@10"
+        table.add_row("the ranker reorders", f"{reordered}  {_numbers(manifest.rerank.ndcg)}")
     table.add_row("built with", ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()))
     out.print(table)
 
-    engines = Table("target", "runtime", "precision", "file", "bytes", "build s", title="engines", title_justify="left")
+    columns = ("part", "target", "runtime", "precision", "file", "bytes", "build s")
+    engines = Table(*columns, title="engines", title_justify="left")
     names = {name.split("/", 2)[-1]: record for name, record in manifest.files.items()}
-    for target, engine in manifest.engines.items():
+    built = [(part, *entry) for part, network in manifest.parts.items() for entry in network.engines.items()]
+    for part, target, engine in built:
         size = f"{names[engine.file].bytes:,}" if engine.file in names else "-"
         runtime = f"{engine.runtime} {engine.runtime_version}"
-        engines.add_row(target, runtime, engine.precision, engine.file, size, f"{engine.build_s:.1f}")
+        engines.add_row(part, target, runtime, engine.precision, engine.file, size, f"{engine.build_s:.1f}")
     out.print(engines)
 
     files = Table("file", "bytes", "SHA-256", title="files", title_justify="left")

@@ -28,7 +28,7 @@ def test_what_is_served_is_what_torch_says(name: str, untrained: Callable[[str, 
         tmp_path / "checkpoint", tmp_path / "repository", ExportConfig(precision="fp32", targets=("sm89",))
     )
     assert manifest.architecture == name
-    assert set(manifest.engines) == {"cpu", "sm89"}
+    assert set(manifest.parts["user_tower"].engines) == {"cpu", "sm89"}
     checkpoint = Checkpoint.load(tmp_path / "checkpoint")
     module, ids = checkpoint.module(), checkpoint.items["item_id"].to_numpy()
     assert isinstance(module, Retriever)
