@@ -39,8 +39,11 @@ def explanation(document: dict[str, Any], catalogue: Catalogue | None) -> None:
     item = document["item_id"]
     title = f"{item} {catalogue.title(item)}" if catalogue else f"item {item}"
     out.print(f"{title}: score {document['score']:.4f}, without the history {document['baseline']:.4f}")
+    if not document["history"]:
+        out.print("no history is known to explain it by", style="yellow")
+        return
     history = sorted(document["history"], key=lambda line: -abs(line["contribution"]))
-    longest = max((abs(line["contribution"]) for line in history), default=0.0)
+    longest = max(abs(line["contribution"]) for line in history)
     if longest == 0.0:
         out.print("the history makes no difference to this score", style="yellow")
         return

@@ -77,7 +77,8 @@ def _of_checkpoint(name: str) -> Evaluator:
 
 def _of_repository(name: str) -> Evaluator:
     from fuserec.manifest import bundle_folder
-    from fuserec.serve.pipeline import NO_IDS, Pipeline, Query
+    from fuserec.serve.pipeline import Pipeline, Query
+    from fuserec.serve.users import NO_IDS
 
     pipeline = Pipeline.open(bundle_folder(Path(name)))
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.contract import NO_ID
+from fuserec.errors import UsageError
 
 
 class Explained(Protocol):
@@ -46,10 +47,16 @@ def explain_by_checkpoint(
 def explain_by_repository(folder: Path, user: int | None, history: Sequence[int] | None, item: int) -> Explained:
     """Explain through the exported bundle by leave-one-out."""
     from fuserec.manifest import bundle_folder
-    from fuserec.serve.pipeline import NO_IDS, Pipeline, Query
+    from fuserec.serve.explain import explain
+    from fuserec.serve.pipeline import Pipeline, Query
+    from fuserec.serve.users import NO_IDS
 
     query = Query(NO_ID if user is None else user, np.array(history or (), dtype=np.int64), NO_IDS, 1)
-    return Pipeline.open(bundle_folder(folder)).explain(query, item)
+    pipeline = Pipeline.open(bundle_folder(folder))
+    try:
+        return explain(pipeline, query, item)
+    except ValueError as error:  # the item
+        raise UsageError(str(error)) from None
 
 
 def explain_by_server(
