@@ -69,10 +69,11 @@ def _metrics(metrics: dict[str, Any]) -> None:
 
 
 def _exposure(exposure: dict[str, Any]) -> None:
-    table = Table("popularity", "items", "of the catalogue", "of interactions", f"of the places @{exposure['k']}")
+    table = Table("by popularity", "items", "of the catalogue", "of interactions", f"of the places @{exposure['k']}")
     for group in exposure["groups"]:
         shares = [group[f"share_of_{what}"] for what in ("catalogue", "interactions", "exposure")]
-        table.add_row(group["group"], f"{group['n_items']:,}", *(f"{share:.1%}" for share in shares))
+        name = f"{group['group']} (to {group['cut']:.0%})"
+        table.add_row(name, f"{group['n_items']:,}", *(f"{share:.1%}" for share in shares))
     out.print(table)
     out.print(f"Gini coefficient of exposure {exposure['gini']:.4f} (0: every item alike, 1: one item only)")
 
@@ -91,7 +92,8 @@ def _user_group(grouping: dict[str, Any]) -> None:
 
 def _difference(document: dict[str, Any]) -> None:
     other = document["against"]
-    table = Table("", f"{document['recommender']}", f"{other['recommender']} ({other['route']})", "difference")
+    out.print(f"A is {document['recommender']} ({document['route']}), B is {other['recommender']} ({other['route']})")
+    table = Table("", "A", "B", "A - B")
     for name, difference in document["difference"].items():
         values = (side["metrics"][name]["value"] for side in (document, other))
         is_clear = difference["low"] > 0 or difference["high"] < 0

@@ -18,6 +18,7 @@ from fuserec.train.split import Split
 HEAD: Final = 0.5
 TORSO: Final = 0.9
 GROUPS: Final = ("head", "torso", "tail")
+CUTS: Final = (HEAD, TORSO, 1.0)
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,13 @@ class Popularity:
 
 @dataclass(frozen=True)
 class GroupExposure:
-    """One popularity group: its items, and its shares, 0 to 1, of catalogue, interactions and places in the lists."""
+    """One popularity group: its items, and its shares, 0 to 1, of catalogue, interactions and places in the lists.
+
+    From the most popular item down, the items of this group and those above it hold the share `cut` of interactions.
+    """
 
     group: str
+    cut: float
     n_items: int
     share_of_catalogue: float
     share_of_interactions: float
@@ -108,6 +113,6 @@ def exposure_by_group(shown: IntArray, popularity: Popularity) -> list[GroupExpo
     ]
     sizes = np.bincount(group, minlength=len(GROUPS))
     return [
-        GroupExposure(name, int(sizes[place]), *(float(shares[place]) for shares in sums))
+        GroupExposure(name, CUTS[place], int(sizes[place]), *(float(shares[place]) for shares in sums))
         for place, name in enumerate(GROUPS)
     ]
