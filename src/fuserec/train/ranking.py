@@ -59,7 +59,7 @@ class RankerRecipe(RetrieverRecipe):
     next_item_weight: float = 1.0
     click_weight: float = 1.0
     rating_weight: float = 0.1
-    n_negatives: int = 32
+    n_negatives: int = 16
     n_ranked: int = 8
     hidden: int = 64
     temperature: float = 0.1
