@@ -126,8 +126,14 @@ def test_the_weights_can_be_saved(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_takes_any_batch_length_and_number_of_candidates(name: str, tmp_path: Path) -> None:
     model = built(name)
-    batch, length, count = (torch.export.Dim(axis, min=1, max=most) for axis, most in (("b", 64), ("l", 20), ("c", 512)))
-    example = (torch.ones(2, dtype=torch.int64), torch.ones(2, 7, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64))
+    batch, length, count = (
+        torch.export.Dim(axis, min=1, max=most) for axis, most in (("b", 64), ("l", 20), ("c", 512))
+    )
+    example = (
+        torch.ones(2, dtype=torch.int64),
+        torch.ones(2, 7, dtype=torch.int64),
+        torch.ones(2, 5, dtype=torch.int64),
+    )
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
