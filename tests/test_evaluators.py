@@ -106,7 +106,9 @@ def test_command_compares_two(folder: Path, fuserec: Fuserec) -> None:
     assert document["difference"]["ndcg@5"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     status, printed, _ = fuserec(*arguments)
     assert status == 0
-    assert all(part in printed for part in ("ndcg", "tail", "by activity", "A - B", "head (to 50%)", "bootstrap interval"))
+    assert all(
+        part in printed for part in ("ndcg", "tail", "by activity", "A - B", "head (to 50%)", "bootstrap interval")
+    )
 
 
 def test_command_draws_a_picture(folder: Path, fuserec: Fuserec, tmp_path: Path) -> None:
