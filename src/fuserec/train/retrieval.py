@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -17,9 +17,11 @@ from fuserec.errors import DataError
 from fuserec.models.checkpoint import ITEMS_SCHEMA, Checkpoint
 from fuserec.models.checks import check_at_least
 from fuserec.models.retriever import Retriever
+from fuserec.train.batches import Batches
 from fuserec.train.data import DataSet
 from fuserec.train.evaluation import PROTOCOL, K, evaluate
 from fuserec.train.loop import Fitted, fit
+from fuserec.train.resume import data_digest
 from fuserec.train.run import Run
 from fuserec.train.split import Split, leave_one_out
 from fuserec.train.windows import WindowLoader
@@ -75,7 +77,7 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
         self.recipe = recipe
         self.split = split
 
-    def batches(self) -> Iterable[object]:
+    def batches(self) -> Batches:
         """Return what is iterated once an epoch and handed to `training_step`, batch by batch.
 
         Windows cut out of the users' sequences, unless a task learns from something else.
@@ -85,8 +87,10 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Log the metrics of all evaluated users at once; the batch carries nothing."""
-        scores = evaluate(self.model, self.split, self.split.validation_histories, self.split.validation_targets)
-        self.log(MONITOR, scores[MONITOR], batch_size=1)
+        # What is selected is what will be served: full precision.
+        with torch.autocast(self.device.type, enabled=False):
+            scores = evaluate(self.model, self.split, self.split.validation_histories, self.split.validation_targets)
+        self.log(MONITOR, scores[MONITOR], batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up."""
@@ -136,11 +140,16 @@ def train_retriever(
         model = build(split)
         task = task_type(model, recipe, split)
         fitted = fit(
-            task, task.batches(), monitor=MONITOR, epochs=recipe.epochs, patience=recipe.patience, progress=run.progress
+            task,
+            task.batches(),
+            monitor=MONITOR,
+            epochs=recipe.epochs,
+            patience=recipe.patience,
+            run=run,
+            identity={**dataclasses.asdict(recipe), "architecture": architecture, "data": data_digest(dataset)},
         )
-    prefix = "model."
-    state = {name.removeprefix(prefix): tensor for name, tensor in fitted.state.items() if name.startswith(prefix)}
-    model.cpu().load_state_dict(state)
+    task.cpu().load_state_dict(fitted.state)
+    state = model.state_dict()
     metrics = _metrics(model, recipe, split, fitted)
     logger.info("%s: test %s after %d epochs, %.0f s", architecture, metrics["test"], fitted.epochs, fitted.seconds)
     return Checkpoint(
@@ -160,6 +169,7 @@ def _metrics(model: Retriever, recipe: RetrieverRecipe, split: Split, fitted: Fi
         "test": evaluate(model, split, split.test_histories, split.test_targets),
         "epochs": fitted.epochs,
         "best_epoch": fitted.best_epoch,
+        "steps": fitted.steps,
         "train_seconds": round(fitted.seconds, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "n_test_users": int(split.evaluated.size),
