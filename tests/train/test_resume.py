@@ -131,7 +131,7 @@ def epochs_done(folder: Path) -> int:
 
 
 def test_a_killed_process_resumes_bit_for_bit(cyclic: DataSet, data_folder: Path, tmp_path: Path) -> None:
-    """Killed for good by the operating system, at whatever point of an epoch, and resumed by another process: this one."""
+    """Killed for good by the operating system, at whatever point of an epoch, and resumed by this other process."""
     command = [sys.executable, "-m", "fuserec.cli", "train", "gru4rec", "--data", data_folder, "--epochs", "8"]
     command += [part for name, value in SMALL.items() for part in ("--set", f"{name}={value}")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

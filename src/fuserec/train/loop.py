@@ -122,13 +122,15 @@ def fit(
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Silence the notices about devices and tips; warnings about the training itself still come through."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # Lightning 2.6 asks torch 2.13 a question that torch has since renamed.
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
