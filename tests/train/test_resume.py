@@ -114,7 +114,6 @@ def test_a_state_that_is_none_is_refused(cyclic: DataSet, tmp_path: Path) -> Non
         ({"accelerator": "abacus"}, "accelerator is 'abacus'"),
         ({"devices": 0}, "devices is 0; expected at least 1"),
         ({"accumulate": 0}, "accumulate is 0"),
-        ({"strategy": "fsdp", "accelerator": "gpu", "resume": Path("x")}, "expected 'ddp'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:

@@ -62,7 +62,7 @@ def train(
         int, typer.Option(min=1, help="Processes, a device each, that share every batch.", rich_help_panel=MACHINE)
     ] = 1,
     strategy: Annotated[
-        str, typer.Option(help="How devices work together: auto, ddp or fsdp.", rich_help_panel=MACHINE)
+        str, typer.Option(help="How devices work together: auto or ddp.", rich_help_panel=MACHINE)
     ] = "auto",
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder to write TensorBoard's event files into.", rich_help_panel=WATCH)

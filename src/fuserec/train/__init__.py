@@ -11,7 +11,14 @@ negatives   sampling probabilities, and what is no negative
 losses      InfoNCE with logQ correction
 metrics     HR, NDCG, MRR, coverage over the whole catalogue
 evaluation  the protocol: what is ranked, what is left out
-loop        the Lightning loop: early stopping, best weights, progress
+batches     what a loader has to be; the part of a batch that one of several devices takes
+run         how a run is carried out: Lightning's options, privacy
+loop        the Lightning loop
+selection   best weights, early stopping
+progress    progress bar, TensorBoard
+resume      the state of an unfinished run
+pruning     takes hidden units out while training
+privacy     differentially private training of users
 two_tower   trains the two-tower
 recipes     recipe names, as the command line knows them
 """

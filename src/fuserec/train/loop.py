@@ -20,10 +20,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
+from fuserec.errors import UsageError
 from fuserec.train.batches import Batches, Shard
 from fuserec.train.progress import EpochBar, tensorboard
 from fuserec.train.resume import RunState, SavedRun
-from fuserec.train.run import Run, is_first_process
+from fuserec.train.run import Run, TrainerOptions, is_first_process
 from fuserec.train.selection import BestWeights, Patience
 
 
@@ -76,8 +77,10 @@ def fit(
 
     Raises:
         CheckpointError: if the run is to resume from a state that is missing, damaged, or another run's.
+        UsageError: if the options ask for what this machine does not have.
     """
     options = run.trainer
+    _check_machine(options)
     best, stop = BestWeights(monitor, first), Patience(monitor, patience, first)
     callbacks: list[Callback] = [*extra, stop, best]
     if run.progress and is_first_process():
@@ -117,6 +120,16 @@ def fit(
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
         trainer.fit(module, batches, val_dataloaders=[0])
     return Fitted(best.state, best.best_epoch, trainer.current_epoch, trainer.global_step, time.perf_counter() - start)
+
+
+def _check_machine(options: TrainerOptions) -> None:
+    found = torch.cuda.device_count()
+    if options.accelerator == "gpu" and found < options.devices:
+        raise UsageError(
+            f"accelerator is 'gpu' and devices {options.devices}; expected at most {found}, which are here"
+        )
+    if options.precision == "16-mixed" and (options.accelerator == "cpu" or not found):
+        raise UsageError("precision is '16-mixed' without a GPU; expected 32-true or bf16-mixed")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from fuserec.errors import UsageError
 
 PRECISIONS: Final = ("32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS: Final = ("auto", "cpu", "gpu")
-STRATEGIES: Final = ("auto", "ddp", "fsdp")
+STRATEGIES: Final = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,15 @@ class TrainerOptions:
         precision: of the arithmetic while training; metrics are always computed in float32.
         accelerator: "cpu", "gpu", or whichever there is.
         devices: processes that share every batch, a device each.
-        strategy: how devices work together; "auto" is "ddp" where there are several.
+        strategy: how devices work together; "auto" is "ddp" where there are several, and the long name is for models
+            that leave some of their weights out of a step. Strategies that spread the weights themselves are not
+            offered: the best of them are kept as one state.
         tensorboard: folder for TensorBoard's event files.
         checkpoints: folder for the state that an interrupted run is resumed from, rewritten after every epoch.
         resume: folder of such a state to go on from; it is rewritten unless `checkpoints` names another.
 
     Raises:
-        UsageError: if a value is unknown or two of them contradict each other.
+        UsageError: if a value is unknown or too small.
     """
 
     accumulate: int = 1
@@ -48,8 +50,6 @@ class TrainerOptions:
         for name in ("accumulate", "devices"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.strategy == "fsdp" and self.state_folder is not None:
-            raise UsageError("checkpoints and resume came with strategy 'fsdp'; expected 'ddp', whose state is whole")
 
     @property
     def state_folder(self) -> Path | None:
