@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -86,6 +85,9 @@ def train(
     clip: Annotated[
         float | None, typer.Option(help="Length a user's gradient is cut to; 1.", rich_help_panel=PRIVATE)
     ] = None,
+    private_windows: Annotated[
+        int | None, typer.Option(min=1, help="Most windows of a user in a step; 4.", rich_help_panel=PRIVATE)
+    ] = None,
 ) -> None:
     """Train a recommender and write its checkpoint, with what it scored on held-out interactions."""
     from fuserec import display
@@ -99,7 +101,7 @@ def train(
     named = {name: value for name, value in given.items() if value is not None}
     options = chosen.options({**parse_settings(chosen, settings or []), **named})
     trainer = TrainerOptions(accumulate, precision, accelerator, devices, strategy, tensorboard, checkpoints, resume)
-    run = Run(trainer=trainer, privacy=_privacy(private_epsilon, private_delta, clip))
+    run = Run(trainer=trainer, privacy=_privacy(private_epsilon, private_delta, clip, private_windows))
     check_destination(out)  # now, not after minutes of training
     checkpoint = chosen.train(read_folder(data), options, run)
     if not is_first_process():
@@ -112,14 +114,15 @@ def train(
     typer.echo(f"next: fuserec export {out} --repository build/repository")
 
 
-def _privacy(epsilon: float | None, delta: float | None, clip: float | None) -> Privacy | None:
+def _privacy(epsilon: float | None, delta: float | None, clip: float | None, windows: int | None) -> Privacy | None:
     from fuserec.train.run import Privacy
 
+    given: dict[str, Any] = {"delta": delta, "clip": clip, "windows": windows}
+    named = {name: value for name, value in given.items() if value is not None}
     if epsilon is not None:
-        privacy = Privacy(epsilon)
-        return replace(
-            privacy, delta=privacy.delta if delta is None else delta, clip=privacy.clip if clip is None else clip
+        return Privacy(epsilon, **named)
+    if named:
+        raise UsageError(
+            f"{', '.join(named)} of private training came without --private-epsilon; expected it with them"
         )
-    if delta is not None or clip is not None:
-        raise UsageError("--private-delta or --clip came without --private-epsilon; expected it with them")
     return None
