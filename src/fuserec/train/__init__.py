@@ -18,7 +18,14 @@ bootstrap   intervals over users
 exposure    popularity groups, coverage, Gini, novelty
 groups      groups of users
 explain     which items of a history moved a score
-loop        the Lightning loop: early stopping, best weights, progress
+batches     what a loader has to be; the part of a batch that one of several devices takes
+run         how a run is carried out: Lightning's options, privacy
+loop        the Lightning loop
+selection   best weights, early stopping
+progress    progress bar, TensorBoard
+resume      the state of an unfinished run
+pruning     takes hidden units out while training
+privacy     differentially private training of users
 two_tower   trains the two-tower
 recipes     recipe names, as the command line knows them
 """

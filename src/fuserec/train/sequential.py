@@ -59,6 +59,8 @@ class RecurrentRecipe(SequentialRecipe):
 class NextItemTask(RetrievalTask[Sequential, SequentialRecipe]):
     """Cross-entropy over the whole catalogue of the item that follows each position."""
 
+    loss_is_per_user = True
+
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         """Return the mean loss of the batch's positions."""
         states = self.model.user_tower.all_positions(batch.history)
