@@ -15,7 +15,7 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("movielens-100k")
 def data_movielens_100k(
-    out: Annotated[Path, typer.Option(help="Folder to write interactions.parquet and items.parquet into.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the data into.")],
 ) -> None:
     """Fetch MovieLens-100K: 100,000 ratings of 1,682 films by 943 users."""
     from fuserec import display
@@ -23,4 +23,4 @@ def data_movielens_100k(
 
     with display.steps() as on_step:
         write_movielens_100k(out, progress=on_step)
-    typer.echo(f"wrote {out / 'interactions.parquet'} and {out / 'items.parquet'}")
+    typer.echo(f"wrote {', '.join(str(out / f'{name}.parquet') for name in ('interactions', 'items', 'users'))}")
