@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,9 @@ def recommend(
         typer.Option(help="Repository or items.parquet with the titles; known for a server of this machine."),
     ] = None,
     timeout_ms: Annotated[float, typer.Option(help="Milliseconds the call may take in all.")] = 1_000.0,
+    log: Annotated[
+        Path | None, typer.Option(help="File to append the answer to, as a JSON line for `fuserec data feedback`.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a running server for recommendations and print them with their titles."""
@@ -30,6 +34,11 @@ def recommend(
 
     with Recommender(url, timeout_ms=timeout_ms) as recommender:
         answer = recommender.recommend(user_id=user, history=history or (), exclude=exclude or (), k=k)
+    if log is not None:
+        from fuserec.train.served import log_answer
+
+        ids = [item_id for item_id, _ in answer]
+        log_answer(log, user_id=user, timestamp=int(time.time()), item_ids=ids, model_version=answer.model_version)
     if as_json:
         document = {
             "items": [{"item_id": item_id, "score": score} for item_id, score in answer],

@@ -77,6 +77,8 @@ class DataSet:
         _check_ids("interactions", self.interactions, "item_id")
         _check_ids("items", self.items, "item_id")
         _check_unique("items", self.items, "item_id")
+        if self.items.height < 2:
+            raise DataError("items: only one item; expected at least two, as there is nothing to rank")
         if self.users is not None:
             _check_ids("users", self.users, "user_id")
             _check_unique("users", self.users, "user_id")
@@ -95,15 +97,36 @@ def read_folder(path: Path) -> DataSet:
         DataError: if the folder or a file is missing, a table cannot be read as described above, or the tables do not
             fit each other; the message says what was found and what was expected.
     """
+    interactions, items = read_tables(path)
+    dataset = DataSet(interactions, items, _read_users(Path(path)))
+    if interactions["user_id"].n_unique() == 1:
+        logger.warning("%s: only one user; what is scored on one user says nothing", path)
+    return dataset
+
+
+def read_tables(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read the interactions and the items of a data folder, each as in `DataSet`, without comparing the two.
+
+    Raises:
+        DataError: if the folder or a file is missing, or a table cannot be read.
+    """
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path} is not a folder; expected one with interactions and items, as .parquet or .csv")
     interactions = read_table(path, "interactions", INTERACTION_COLUMNS)
-    items = read_table(path, "items", ITEM_COLUMNS)
     unique = interactions.unique(maintain_order=True)
     if unique.height < interactions.height:
         logger.info("%s: dropped %d duplicate interactions", path, interactions.height - unique.height)
-    return DataSet(unique, _with_all_columns(items).sort("item_id"), _read_users(path))
+    return unique, read_items(path)
+
+
+def read_items(path: Path) -> pl.DataFrame:
+    """Read the items of a data folder, or of a checkpoint, as in `DataSet`.
+
+    Raises:
+        DataError: if the file is missing or cannot be read.
+    """
+    return _with_all_columns(read_table(Path(path), "items", ITEM_COLUMNS)).sort("item_id")
 
 
 def _read_users(path: Path) -> pl.DataFrame | None:

@@ -118,9 +118,9 @@ def import_folder(
     with reading(interactions):
         times = read_times(source.table, source.columns["time"])
     n_rows = _check_times(source, times)
-    user_ids = number(_ids(source, "user"), "user_id", _known(ids, "user"))
+    user_ids = number(_ids(source, "user"), "user_id", None if ids is None else known_ids(ids, "user"))
     item_originals = [_ids(source, "item")] + ([] if catalogue is None else [_ids(catalogue, "item")])
-    item_ids = number(pl.concat(item_originals), "item_id", _known(ids, "item"))
+    item_ids = number(pl.concat(item_originals), "item_id", None if ids is None else known_ids(ids, "item"))
 
     on_step("reading the interactions")
     table, treated = _interactions(source, times, user_ids, item_ids)
@@ -171,9 +171,12 @@ def _told_of(path: Path, role: str, told: Mapping[str, str]) -> dict[str, str]:
     return {part: name for part, name in told.items() if part != role or name in found}
 
 
-def _known(folder: Path | None, kind: str) -> pl.DataFrame | None:
-    if folder is None:
-        return None
+def known_ids(folder: Path, kind: str) -> pl.DataFrame:
+    """Return the numbers that an import gave: `user_id` or `item_id` int64 by its kind, and `original` str.
+
+    Raises:
+        DataError: if the folder has none.
+    """
     path = folder / f"ids_{kind}s.parquet"
     if not path.is_file():
         raise DataError(f"{path} is missing; expected a folder written by `fuserec data import`")
