@@ -10,9 +10,7 @@ from typing import Final
 
 from fuserec.errors import DataError
 
-_USER: Final = (
-    "user userid uid username useremail customer customerid client clientid visitor visitorid member memberid"
-)
+_USER: Final = "user userid uid username useremail customer customerid customeremail client clientid visitor visitorid member memberid"
 _ITEM: Final = (
     "item itemid iid product productid sku article articleid movie movieid track trackid song songid news newsid"
 )

@@ -42,7 +42,7 @@ def read_times(source: pl.LazyFrame, column: str) -> Times:
         return Times(f"{dtype}", raw.cast(pl.Datetime("us")).dt.epoch("s"))
     number = raw.cast(pl.Float64, strict=False)
     [(n_values, n_numbers, median)] = (
-        source.select(n_values=texts(raw).count(), n_numbers=number.count(), median=number.median())
+        source.select(n_values=texts(raw).count(), n_numbers=number.count(), median=number.quantile(0.5, "lower"))
         .collect(engine="streaming")
         .rows()
     )
