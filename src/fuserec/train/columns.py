@@ -10,7 +10,10 @@ from typing import Final
 
 from fuserec.errors import DataError
 
-_USER: Final = "user userid uid username useremail customer customerid customeremail client clientid visitor visitorid member memberid"
+_USER: Final = (
+    "user userid uid username useremail customer customerid customeremail client clientid visitor visitorid "
+    "member memberid account accountid email session sessionid"
+)
 _ITEM: Final = (
     "item itemid iid product productid sku article articleid movie movieid track trackid song songid news newsid"
 )
@@ -34,7 +37,7 @@ def _role(names: str, *, required: bool = False) -> Role:
 
 
 INTERACTION_ROLES: Final = {
-    "user": _role(f"{_USER} account accountid email session sessionid", required=True),
+    "user": _role(_USER, required=True),
     "item": _role(f"{_ITEM} asin video videoid game gameid book bookid", required=True),
     "time": _role(
         "timestamp time ts eventtime eventtimestamp datetime date createdat created orderdate purchasedat",
@@ -49,7 +52,7 @@ ITEM_ROLES: Final = {
     "category": _role("category categories genre genres tags tag department class"),
     "year": _role("year releaseyear releasedate published"),
 }
-USER_ROLES: Final = {"user": _role(f"{_USER} account accountid email session sessionid id", required=True)}
+USER_ROLES: Final = {"user": _role(f"{_USER} id", required=True)}
 
 
 def choose_columns(
