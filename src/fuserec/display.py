@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from fuserec.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from fuserec.client import Recommendations
+    from fuserec.client import Ranked, Recommendations
     from fuserec.manifest import Manifest
     from fuserec.serve.launcher import Server
-    from fuserec.train.feedback import Feedback, Rate
-    from fuserec.train.importing import Imported
-    from fuserec.train.served import Malformed
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -65,21 +63,29 @@ def manifest(manifest: Manifest, repository: Path) -> None:
     table = Table(show_header=False, title=f"{repository}", title_justify="left")
     table.add_row("model", f"{manifest.architecture}, {manifest.precision}, D = {manifest.dim}")
     table.add_row("catalogue", f"{manifest.n_items:,} items, {manifest.n_users:,} known users")
-    table.add_row("history", f"the last {manifest.max_history} items")
+    if manifest.max_history:
+        lengths = ", ".join(f"{n} by the {part.replace('_', ' ')}" for part, n in manifest.max_history.items())
+        table.add_row("items read", lengths)
     table.add_row("created", manifest.created)
     for split in ("validation", "test"):
         if split in manifest.metrics:
             table.add_row(split, _numbers(manifest.metrics[split]))
-    table.add_row("against the module", _numbers(manifest.parity))
+    for part, network in manifest.parts.items():
+        table.add_row(f"{part.replace('_', ' ')}, graph against module", _numbers(network.parity))
+    if manifest.rerank is not None:
+        reordered = f"the best {manifest.rerank.candidates}, with a weight of {manifest.rerank.weight:g}; NDCG@10"
+        table.add_row("the ranker reorders", f"{reordered}  {_numbers(manifest.rerank.ndcg)}")
     table.add_row("built with", ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()))
     out.print(table)
 
-    engines = Table("target", "runtime", "precision", "file", "bytes", "build s", title="engines", title_justify="left")
+    columns = ("part", "target", "runtime", "precision", "file", "bytes", "build s")
+    engines = Table(*columns, title="engines", title_justify="left")
     names = {name.split("/", 2)[-1]: record for name, record in manifest.files.items()}
-    for target, engine in manifest.engines.items():
+    built = [(part, *entry) for part, network in manifest.parts.items() for entry in network.engines.items()]
+    for part, target, engine in built:
         size = f"{names[engine.file].bytes:,}" if engine.file in names else "-"
         runtime = f"{engine.runtime} {engine.runtime_version}"
-        engines.add_row(target, runtime, engine.precision, engine.file, size, f"{engine.build_s:.1f}")
+        engines.add_row(part, target, runtime, engine.precision, engine.file, size, f"{engine.build_s:.1f}")
     out.print(engines)
 
     files = Table("file", "bytes", "SHA-256", title="files", title_justify="left")
@@ -120,72 +126,17 @@ def recommendations(answer: Recommendations, catalogue: Catalogue | None) -> Non
     out.print(f"model version {answer.model_version}", style="dim")
 
 
-TREATMENTS = {
-    "rows_without_user": "rows without a user, left out",
-    "rows_without_item": "rows without an item, left out",
-    "rows_without_time": "rows without a time, left out",
-    "rows_without_rating": "rows whose rating is missing or no number, left out",
-    "rows_out_of_order": "rows earlier than the row before, so all are sorted by time",
-    "duplicate_rows": "duplicate rows, left out",
-    "item_rows_without_id": "rows of items without an id, left out",
-    "item_rows_repeated": "rows of items that came before, left out",
-    "items_added": "items that the item file lacks, added with their id as title",
-    "titles_missing": "items without a title, which becomes their id",
-    "texts_cut": "texts cut to 4,000 characters",
-    "items_never_consumed": "items that nobody consumed, kept",
-    "users_not_evaluated": "users with fewer than 3 interactions, learned from and not evaluated",
-}
-
-
-def imported(report: Imported, folder: Path) -> None:
-    """Show what was made of a user's own files."""
-    columns = Table("file", "column", "is taken for")
-    for file, parts in report.columns.items():
-        for part, column in parts.items():
-            note = f", as {report.times}" if part == "time" else ""
-            columns.add_row(file, column, part + note)
-    out.print(columns)
-    for name, count in report.treated.items():
-        if count:
-            out.print(f"{TREATMENTS[name]}: {count:,}", style="yellow")
-    out.print(f"{report.interactions:,} interactions of {report.users:,} users with {report.items:,} items in {folder}")
-    out.print(
-        f"from {report.first} to {report.last}; the numbers of ids are in ids_users.parquet and ids_items.parquet"
-    )
-
-
-def feedback(report: Feedback, folder: Path) -> None:
-    """Show what users did with what they were recommended."""
-    for what, malformed in (("answers", report.malformed_answers), ("actions", report.malformed_actions)):
-        _malformed(what, malformed)
-    if report.answers_without_user:
-        out.print(f"{report.answers_without_user:,} answers without a user: no action can be theirs", style="yellow")
-    days = report.within_s / 86_400
-    out.print(
-        f"{report.answers:,} answers showed {report.shown:,} items; of {report.actions:,} actions "
-        f"{report.actions_on_shown:,} ({report.share_on_shown:.1%}) were on an item shown at most {days:g} days before"
-    )
-    out.print(_rates("position", report.positions))
-    out.print(_rates("model version", report.versions))
-    if report.already_known:
-        out.print(f"{report.already_known:,} actions are known already or repeated, left out", style="yellow")
-    if report.items_added:
-        out.print(f"{report.items_added:,} items are not described, added with their id as title", style="yellow")
-    out.print(f"{report.interactions:,} interactions{' with ratings' if report.has_ratings else ''} in {folder}")
-
-
-def _malformed(what: str, malformed: Malformed) -> None:
-    if malformed.lines:
-        some = ", ".join(map(str, malformed.lines[:5])) + (", ..." if len(malformed.lines) > 5 else "")
-        lines = f"{len(malformed.lines):,} malformed lines among the {what}, left out: {some}; the first: "
-        out.print(lines + malformed.reason, style="yellow", markup=False)
-
-
-def _rates(by: str, rates: list[Rate]) -> Table:
-    table = Table(by, "answers", "shown", "acted on", "rate")
-    for rate in rates:
-        table.add_row(rate.of, f"{rate.answers:,}", f"{rate.shown:,}", f"{rate.acted:,}", f"{rate.rate:.2%}")
-    return table
+def ranked(answer: Ranked, catalogue: Catalogue | None) -> None:
+    """Show candidates in the ranker's order."""
+    rated = bool(np.isfinite(answer.ratings).any())
+    table = Table("#", "item", "score", *(["rating"] if rated else []), *(["title", "genres"] if catalogue else []))
+    for place, ((item_id, score), rating) in enumerate(zip(answer, answer.ratings.tolist(), strict=True), start=1):
+        about = [catalogue.title(item_id), catalogue.genres(item_id)] if catalogue else []
+        table.add_row(str(place), str(item_id), f"{score:.4f}", *([f"{rating:.2f}"] if rated else []), *about)
+    out.print(table)
+    if answer.ignored:
+        out.print(f"{answer.ignored} ids of history and candidates are not in the catalogue", style="yellow")
+    out.print(f"model version {answer.model_version}", style="dim")
 
 
 def _numbers(values: dict[str, Any]) -> str:

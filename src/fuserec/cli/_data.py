@@ -58,7 +58,7 @@ def data_import(
     as_json: JsonFlag = False,
 ) -> None:
     """Make a data folder of your own files, whatever their columns, ids and times look like."""
-    from fuserec import display
+    from fuserec import display, display_data
     from fuserec.train.importing import import_folder
 
     columns = {
@@ -71,7 +71,7 @@ def data_import(
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))
         return
-    display.imported(report, out)
+    display_data.imported(report, out)
     typer.echo(f"next: fuserec train gru4rec --data {out} --out build/checkpoint")
 
 
@@ -94,7 +94,7 @@ def data_feedback(
     as_json: JsonFlag = False,
 ) -> None:
     """Match what users did with what they were recommended, and make it the data of the next training run."""
-    from fuserec import display
+    from fuserec import display_data
     from fuserec.train.feedback import parse_window, write_feedback
 
     report = write_feedback(
@@ -104,5 +104,5 @@ def data_feedback(
     if as_json:
         typer.echo(json.dumps(report.document(), indent=2))
         return
-    display.feedback(report, out)
+    display_data.feedback(report, out)
     typer.echo(f"next: fuserec train --continue CHECKPOINT --data {out} --out build/continued")
