@@ -101,6 +101,18 @@ def test_bytes_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
+def test_one_item_is_nothing_to_rank(tmp_path: Path) -> None:
+    write_parquet(tmp_path, INTERACTIONS.filter(pl.col("item_id") == 10), ITEMS.filter(pl.col("item_id") == 10))
+    with pytest.raises(DataError, match="only one item; expected at least two"):
+        read_folder(tmp_path)
+
+
+def test_one_user_is_taken_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_parquet(tmp_path, INTERACTIONS[:3])
+    assert read_folder(tmp_path).interactions.height == 3
+    assert "only one user; what is scored on one user says nothing" in caplog.text
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_any_usual_separator_is_read(tmp_path: Path, separator: str) -> None:
     ITEMS.drop("genres").write_csv(tmp_path / "items.csv", separator=separator)

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from fuserec.display_data import TREATMENTS
 from fuserec.errors import DataError
 from fuserec.train.data import read_folder
 from fuserec.train.importing import Imported, import_folder
@@ -197,6 +198,13 @@ def test_bad_rows_are_treated_and_counted(
     table = pl.read_parquet(tmp_path / "data" / "interactions.parquet")
     assert "".join(originals[item] for item in table["item_id"]) == left
     assert report.interactions == len(left)
+
+
+def test_every_treatment_is_shown_and_documented(tmp_path: Path) -> None:
+    treated = set(load(tmp_path, items=PRODUCTS).treated)
+    document = (Path(__file__).parents[2] / "docs" / "your-own-data.md").read_text()
+    assert treated == set(TREATMENTS)
+    assert not {name for name in treated if f"`{name}`" not in document}
 
 
 def test_treated_items(tmp_path: Path) -> None:
