@@ -2,6 +2,9 @@
 
 movielens   writes MovieLens-100K as a data folder
 tables      one table, Parquet or CSV, brought to a schema or refused
+sources     a table in anybody's file, Parquet or CSV, opened lazily
+importing   a user's own files as a data folder; columns, identities and times are its parts
+feedback    what users did with what they were shown, as the next data; served and actions are its parts
 data        a data folder: interactions and items that fit each other
 split       time-ordered leave-one-out
 ragged      users' sequences in two flat arrays
