@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import ClassVar, Final, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from fuserec.models.entries import Computed, Entries
 
 PADDING: Final = 0
 ITEM_CHUNK: Final = 8192
@@ -32,8 +35,10 @@ class Retriever(nn.Module, abc.ABC):
         user_tower: Called with user rows (B,) int64 and history rows (B, L) int64, left-padded with 0, newest last;
             returns (B, D) float32. Row 0 is the unknown user and the padding of a history. What it returns does not
             depend on the amount of padding.
+        entries: By name in the state dict, the tensors that depend on a vocabulary.
     """
 
+    entries: ClassVar[Mapping[str, Entries | Computed]] = {}
     config: RetrieverConfig
     user_tower: nn.Module
 

@@ -42,7 +42,8 @@ class DataSet:
     """Interactions and items that fit each other.
 
     Attributes:
-        interactions: user_id, item_id, timestamp int64, rating float32 where there are ratings; file order.
+        interactions: user_id, item_id, timestamp int64, rating float32 where there are ratings; file order. A rating
+            is null only where `train.start.continue_data` could not know it.
         items: item_id int64, title str, genres list[str], year int32 (nullable), text str where there are texts;
             sorted by item_id.
 
@@ -73,6 +74,15 @@ def read_folder(path: Path) -> DataSet:
         DataError: if the folder or a file is missing, a table cannot be read as described above, or the tables do not
             fit each other; the message says what was found and what was expected.
     """
+    return DataSet(*read_tables(path))
+
+
+def read_tables(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read the interactions and the items of a data folder, each as in `DataSet`, without comparing the two.
+
+    Raises:
+        DataError: if the folder or a file is missing, or a table cannot be read.
+    """
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path} is not a folder; expected one with interactions and items, as .parquet or .csv")
@@ -81,7 +91,7 @@ def read_folder(path: Path) -> DataSet:
     unique = interactions.unique(maintain_order=True)
     if unique.height < interactions.height:
         logger.info("%s: dropped %d duplicate interactions", path, interactions.height - unique.height)
-    return DataSet(unique, _with_all_columns(items).sort("item_id"))
+    return unique, _with_all_columns(items).sort("item_id")
 
 
 def _with_all_columns(items: pl.DataFrame) -> pl.DataFrame:

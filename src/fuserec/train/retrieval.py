@@ -22,6 +22,7 @@ from fuserec.train.evaluation import PROTOCOL, K, evaluate
 from fuserec.train.loop import Fitted, fit
 from fuserec.train.run import Run
 from fuserec.train.split import Split, leave_one_out
+from fuserec.train.start import plant
 from fuserec.train.windows import WindowLoader
 
 MONITOR: Final = f"ndcg@{K}"
@@ -110,6 +111,7 @@ def train_retriever(
     build: Callable[[Split], ModelT],
     task_type: Callable[[ModelT, RecipeT, Split], RetrievalTask[ModelT, RecipeT]],
     run: Run,
+    recipe_name: str | None = None,
 ) -> Checkpoint:
     """Train, select by validation NDCG@10, and score the selected model once on the test items.
 
@@ -120,6 +122,7 @@ def train_retriever(
         build: makes the untrained model for a split; the random seed is set by then.
         task_type: makes what is trained of it.
         run: what surrounds it.
+        recipe_name: the name in the registry of recipes, where it is not the architecture's.
 
     Raises:
         DataError: if no user has an item that follows another one in the training part.
@@ -134,6 +137,7 @@ def train_retriever(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = build(split)
+        planted = None if run.start is None else plant(run.start, architecture, model, dataset, split)
         task = task_type(model, recipe, split)
         fitted = fit(
             task, task.batches(), monitor=MONITOR, epochs=recipe.epochs, patience=recipe.patience, progress=run.progress
@@ -141,7 +145,9 @@ def train_retriever(
     prefix = "model."
     state = {name.removeprefix(prefix): tensor for name, tensor in fitted.state.items() if name.startswith(prefix)}
     model.cpu().load_state_dict(state)
-    metrics = _metrics(model, recipe, split, fitted)
+    metrics = {"recipe_name": recipe_name or architecture} | _metrics(model, recipe, split, fitted)
+    if planted is not None:
+        state, metrics = planted.choose(state, metrics, MONITOR)
     logger.info("%s: test %s after %d epochs, %.0f s", architecture, metrics["test"], fitted.epochs, fitted.seconds)
     return Checkpoint(
         architecture=architecture,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fuserec.train.start import Start
+
 
 @dataclass(frozen=True)
 class Run:
@@ -11,6 +13,8 @@ class Run:
 
     Attributes:
         progress: whether to draw a progress bar on stderr.
+        start: the checkpoint whose weights training starts with; random weights if None.
     """
 
     progress: bool = True
+    start: Start | None = None
