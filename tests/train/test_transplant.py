@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.entries import Computed
-from fuserec.models.registry import ARCHITECTURES
+from fuserec.models.registry import ARCHITECTURES, build_module
 from fuserec.models.retriever import Retriever
 from fuserec.train.data import DataSet
 from fuserec.train.features import year_edges
@@ -106,19 +108,21 @@ def test_a_year_bucket_finds_the_one_that_lies_where_it_lies() -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_architectures_declare_every_tensor_that_grows_with_a_vocabulary(name: str) -> None:
+def test_architectures_declare_every_tensor_that_grows_with_a_vocabulary(
+    name: str, untrained: Callable[[str, Path], None], tmp_path: Path
+) -> None:
     """A model over larger vocabularies differs in the declared tensors, along the declared axis, and nowhere else."""
-    architecture = ARCHITECTURES[name]
-    if not (isinstance(architecture.module_type, type) and issubclass(architecture.module_type, Retriever)):
+    untrained(name, tmp_path / name)
+    arguments = Checkpoint.load(tmp_path / name).arguments
+    names = {field.name for field in dataclasses.fields(ARCHITECTURES[name].config_type)}
+    sizes = {size: value for size, value in GROWN.items() if size in names}
+    small = build_module(name, arguments | sizes)
+    large = build_module(name, arguments | {size: value + 3 for size, value in sizes.items()}).state_dict()
+    if not isinstance(small, Retriever):
         pytest.skip(f"{name} is no retriever")
-    sizes = [field.name for field in dataclasses.fields(architecture.config_type) if field.name in GROWN]
-    small, large = (
-        architecture.module_type(architecture.config_type(**{size: GROWN[size] + more for size in sizes}))  # type: ignore[call-arg]
-        for more in (0, 3)
-    )
     before: dict[str, Tensor] = small.state_dict()
-    grown = {key for key, tensor in large.state_dict().items() if tensor.shape != before[key].shape}
+    grown = {key for key, tensor in large.items() if tensor.shape != before[key].shape}
     assert grown == set(small.entries)
     for key, entries in small.entries.items():
         if not isinstance(entries, Computed):
-            assert large.state_dict()[key].shape[entries.axis] == before[key].shape[entries.axis] + 3
+            assert large[key].shape[entries.axis] == before[key].shape[entries.axis] + 3

@@ -60,6 +60,9 @@ class Retriever(nn.Module, abc.ABC):
         """Encode all items at once, (n_items, D) float32, in the order of `items.parquet`."""
         return self.encode_items(torch.arange(1, self.config.n_items + 1, device=self.device))
 
+    def refresh(self) -> None:  # noqa: B027  (most models store nothing of the kind)
+        """Compute anew what is stored beside the weights and follows from them."""
+
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
         """Return what `catalogue` does, in chunks, without gradients and with dropout off."""

@@ -106,6 +106,7 @@ def transplant(model: Retriever, state: Mapping[str, Tensor], known: Mapping[Voc
             tensor.copy_(state[name])
         else:
             _copy_entries(name, tensor, state[name], entries, known[entries.of])
+    model.refresh()
 
 
 def _copy_entries(name: str, new: Tensor, old: Tensor, entries: Entries, known: Origins) -> None:
