@@ -13,7 +13,7 @@ from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.train.data import DataSet
 from fuserec.train.distill import STUDENTS, DistillTask, distill, distillation_loss, get_student
-from fuserec.train.recipes import RECIPES
+from fuserec.train.recipes import RECIPES, distilled, parse_settings
 from fuserec.train.run import Run
 from fuserec.train.split import leave_one_out
 from fuserec.train.start import Start
@@ -92,6 +92,14 @@ def test_batches_are_those_of_the_student_alone(teacher: Checkpoint, cyclic: Dat
         assert torch.equal(task.items[taught.history], alone.history)
         assert torch.equal(task.items[taught.target], alone.target)
         assert torch.equal(taught.user, alone.user)
+
+
+def test_a_distilled_recipe_takes_the_options_of_student_and_teacher(teacher: Checkpoint) -> None:
+    recipe = distilled("sasrec", teacher)
+    chosen = recipe.options(parse_settings(recipe, ["dim=8", "n_blocks=1", "distill_weight=0.9"]))
+    assert (chosen.dim, chosen.n_blocks, chosen.distill_weight) == (8, 1, 0.9)
+    with pytest.raises(UsageError, match="expected 0 <= distill_weight <= 1"):
+        recipe.options({"distill_weight": 2.0})
 
 
 def test_an_unknown_student_lists_the_known_ones() -> None:

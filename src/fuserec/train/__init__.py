@@ -13,5 +13,9 @@ metrics     HR, NDCG, MRR, coverage over the whole catalogue
 evaluation  the protocol: what is ranked, what is left out
 loop        the Lightning loop: early stopping, best weights, progress
 two_tower   trains the two-tower
+start       training that starts from a checkpoint: fresh interactions, or another catalogue
+transplant  moves weights between vocabularies
+teacher     what a trained model says at every training position
+distill     trains a small student by a teacher
 recipes     recipe names, as the command line knows them
 """
