@@ -105,6 +105,7 @@ class TextRetriever(Retriever):
     """
 
     entries = {"tokens": COMPUTED, "user_tower.item_table": COMPUTED}
+    config: TextConfig
     tokens: Tensor
     user_tower: TextTower
 
