@@ -64,7 +64,7 @@ def evaluate(
     if users is not None:
         questions = questions.sample(users, seed)
     answers = [_ask(evaluator, questions, max(ks)) for evaluator in evaluators]
-    known_of_users = getattr(dataset, "users", None)
+    known_of_users = dataset.users
     reports = [report(questions, answer, popularity, ks, known_of_users) for answer in answers]
     document = _document(evaluators, reports, split)
     if against is not None:

@@ -12,7 +12,9 @@ from fuserec.cli._app import JsonFlag, app
 from fuserec.errors import UsageError
 
 if TYPE_CHECKING:
+    from fuserec.train.recipes import Recipe
     from fuserec.train.run import Privacy
+    from fuserec.train.start import Start
 
 # Written out, as the recipes themselves would import torch before a word of help is printed; a test compares.
 RECIPE_LINES: Final = {
@@ -27,8 +29,15 @@ RECIPE_LINES: Final = {
     "ranker-attention": "re-ranks candidates: each of them looks at the history (target attention)",
     "ranker-dcn": "re-ranks candidates: cross network (DCN-v2)",
 }
-RECIPE_HELP: Final = "What to train:\n\n" + "\n\n".join(f"{name}: {line}" for name, line in RECIPE_LINES.items())
+DISTILL: Final = "distill"
+RECIPE_LINES_AND_DISTILL: Final = RECIPE_LINES | {
+    DISTILL: "a small model taught by a trained one: --teacher CHECKPOINT --student RECIPE"
+}
+RECIPE_HELP: Final = "What to train:\n\n" + "\n\n".join(
+    f"{name}: {line}" for name, line in RECIPE_LINES_AND_DISTILL.items()
+)
 
+TASKS: Final = "Several tasks, a teacher, or an earlier checkpoint"
 MACHINE: Final = "How it is computed"
 WATCH: Final = "Watching, interrupting and resuming"
 PRIVATE: Final = "Differential privacy"
@@ -36,9 +45,9 @@ PRIVATE: Final = "Differential privacy"
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help=RECIPE_HELP)],
     data: Annotated[Path, typer.Option(help="Folder with interactions and items, Parquet or CSV.")],
     out: Annotated[Path, typer.Option(help="Folder to write the checkpoint into.")],
+    recipe: Annotated[str | None, typer.Argument(help=RECIPE_HELP + "\n\nLeft out with --continue and --from.")] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Most epochs to train; early stopping may take fewer.")
     ] = None,
@@ -53,6 +62,35 @@ def train(
         ),
     ] = None,
     as_json: JsonFlag = False,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="What a ranker learns: next-item,click,rating or some of them.", rich_help_panel=TASKS),
+    ] = None,
+    task_weights: Annotated[
+        str | None, typer.Option(help="Weights of the tasks' losses, such as 1,0.5,0.1.", rich_help_panel=TASKS)
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Checkpoint that teaches, with distill.", rich_help_panel=TASKS)
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Recipe of the model that is taught, with distill.", rich_help_panel=TASKS)
+    ] = None,
+    continued: Annotated[
+        Path | None,
+        typer.Option(
+            "--continue",
+            help="Checkpoint to go on from; --data is what happened since, or all of it.",
+            rich_help_panel=TASKS,
+        ),
+    ] = None,
+    transferred: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Checkpoint of another catalogue; ids are learned anew, all else is kept.",
+            rich_help_panel=TASKS,
+        ),
+    ] = None,
     accumulate: Annotated[
         int, typer.Option(min=1, help="Batches whose gradients make one step.", rich_help_panel=MACHINE)
     ] = 1,
@@ -95,18 +133,22 @@ def train(
     """Train a recommender and write its checkpoint, with what it scored on held-out interactions."""
     from fuserec import display
     from fuserec.models.checkpoint import check_destination
-    from fuserec.train.data import read_folder
-    from fuserec.train.recipes import get_recipe, parse_settings
+    from fuserec.train.ranking import task_options
+    from fuserec.train.recipes import parse_settings
     from fuserec.train.run import Run, TrainerOptions, is_first_process
+    from fuserec.train.start import read_since
 
-    chosen = get_recipe(recipe)
+    start = _start(continued, transferred)
+    chosen = _recipe(recipe, teacher, student, start)
     given = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     named = {name: value for name, value in given.items() if value is not None}
-    options = chosen.options({**parse_settings(chosen, settings or []), **named})
+    asked = {**task_options(tasks, task_weights), **parse_settings(chosen, settings or []), **named}
+    options = chosen.options({**(start.options(chosen.config_type) if start else {}), **asked})
     trainer = TrainerOptions(accumulate, precision, accelerator, devices, strategy, tensorboard, checkpoints, resume)
-    run = Run(trainer=trainer, privacy=_privacy(private_epsilon, private_delta, clip, private_windows))
+    privacy = _privacy(private_epsilon, private_delta, clip, private_windows)
     check_destination(out)  # now, not after minutes of training
-    checkpoint = chosen.train(read_folder(data), options, run)
+    dataset = read_since(start.checkpoint, data) if start and start.keep_ids else chosen.read(data)
+    checkpoint = chosen.train(dataset, options, Run(trainer=trainer, privacy=privacy, start=start))
     if not is_first_process():
         return
     checkpoint.save(out)
@@ -115,6 +157,37 @@ def train(
         return
     display.training(checkpoint.metrics, out)
     typer.echo(f"next: fuserec export {out} --repository build/repository")
+
+
+def _start(continued: Path | None, transferred: Path | None) -> Start | None:
+    from fuserec.models.checkpoint import Checkpoint
+    from fuserec.train.start import Start
+
+    if continued and transferred:
+        raise UsageError("--continue and --from came together; expected one of them")
+    folder = continued or transferred
+    return None if folder is None else Start(Checkpoint.load(folder), keep_ids=continued is not None)
+
+
+def _recipe(name: str | None, teacher: Path | None, student: str | None, start: Start | None) -> Recipe:
+    """Return the recipe that was asked for; where training starts from a checkpoint, the one that made it."""
+    from fuserec.models.checkpoint import Checkpoint
+    from fuserec.train.recipes import distilled, get_recipe
+
+    if name == DISTILL:
+        if teacher is None or student is None:
+            raise UsageError("distill came without --teacher CHECKPOINT or --student RECIPE; expected both")
+        return distilled(student, Checkpoint.load(teacher))
+    if teacher is not None or student is not None:
+        raise UsageError(f"--teacher or --student came with {name}; expected `fuserec train distill`")
+    if start is None:
+        if name is None:
+            raise UsageError(f"no recipe came; expected one of {', '.join(RECIPE_LINES_AND_DISTILL)}")
+        return get_recipe(name)
+    made_by = start.recipe_name()
+    if name not in (None, made_by):
+        raise UsageError(f"the checkpoint was made by {made_by}, and {name} came; leave the recipe out")
+    return get_recipe(made_by)
 
 
 def _privacy(epsilon: float | None, delta: float | None, clip: float | None, windows: int | None) -> Privacy | None:

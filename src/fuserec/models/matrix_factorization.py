@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fuserec.models.checks import check_at_least
+from fuserec.models.entries import Entries
 from fuserec.models.retriever import PADDING, Retriever
 
 
@@ -61,6 +62,10 @@ class FactorTower(nn.Module):
 class MatrixFactorization(Retriever):
     """Both tables."""
 
+    entries = {
+        "user_tower.user_embedding.weight": Entries("users"),
+        "user_tower.item_embedding.weight": Entries("items"),
+    }
     user_tower: FactorTower
 
     def __init__(self, config: MatrixFactorizationConfig) -> None:

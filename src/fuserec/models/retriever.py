@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import ClassVar, Final, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from fuserec.models.entries import Computed, Entries
 
 PADDING: Final = 0
 ITEM_CHUNK: Final = 8192
@@ -32,8 +35,10 @@ class Retriever(nn.Module, abc.ABC):
         user_tower: Called with user rows (B,) int64 and history rows (B, L) int64, left-padded with 0, newest last;
             returns (B, D) float32. Row 0 is the unknown user and the padding of a history. What it returns does not
             depend on the amount of padding.
+        entries: By name in the state dict, the tensors that depend on a vocabulary.
     """
 
+    entries: ClassVar[Mapping[str, Entries | Computed]] = {}
     config: RetrieverConfig
     user_tower: nn.Module
 
@@ -54,6 +59,9 @@ class Retriever(nn.Module, abc.ABC):
     def catalogue(self) -> Tensor:
         """Encode all items at once, (n_items, D) float32, in the order of `items.parquet`."""
         return self.encode_items(torch.arange(1, self.config.n_items + 1, device=self.device))
+
+    def refresh(self) -> None:  # noqa: B027  (most models store nothing of the kind)
+        """Compute anew what is stored beside the weights and follows from them."""
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fuserec.models.checks import check_at_least, check_heads, check_share
 from fuserec.models.encoders import Attention, Convolution, Recurrence
+from fuserec.models.entries import Entries
 from fuserec.models.retriever import PADDING, Retriever
 
 
@@ -103,6 +104,7 @@ class MaskedTower(SequenceTower):
 class Sequential(Retriever):
     """A sequence tower; the item vectors are its own table."""
 
+    entries = {"user_tower.item_embedding.weight": Entries("items")}
     user_tower: SequenceTower
 
     def __init__(self, config: SequentialConfig) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fuserec.models.checks import check_at_least, check_heads, check_share
 from fuserec.models.encoders import Attention
+from fuserec.models.entries import COMPUTED
 from fuserec.models.retriever import PADDING, Retriever
 from fuserec.models.text_encoder import TextEncoder, transformer_config
 
@@ -103,6 +104,7 @@ class TextRetriever(Retriever):
         tokens: (n_items + 1, max_tokens) int64, the texts of the items; row 0 is padding.
     """
 
+    entries = {"tokens": COMPUTED, "user_tower.item_table": COMPUTED}
     config: TextConfig
     tokens: Tensor
     user_tower: TextTower

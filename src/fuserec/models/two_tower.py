@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fuserec.models.attention import AttentionBlock, attention_mask
 from fuserec.models.checks import check_at_least, check_heads, check_share
+from fuserec.models.entries import COMPUTED, Entries
 from fuserec.models.retriever import PADDING, Retriever
 
 
@@ -181,6 +182,16 @@ class ItemTower(nn.Module):
 class TwoTower(Retriever):
     """Both towers, their shared table of item ids, and the item features."""
 
+    entries = {
+        "user_tower.item_embedding.weight": Entries("items"),
+        "user_tower.user_embedding.weight": Entries("users"),
+        "item_tower.genre.weight": Entries("genres", axis=1, leading=0),
+        "item_tower.word.weight": Entries("words"),
+        "item_tower.year.weight": Entries("years"),
+        "item_features.genres": COMPUTED,
+        "item_features.words": COMPUTED,
+        "item_features.years": COMPUTED,
+    }
     user_tower: UserTower
 
     def __init__(self, config: TwoTowerConfig) -> None:

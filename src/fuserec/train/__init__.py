@@ -30,5 +30,9 @@ resume      the state of an unfinished run
 pruning     takes hidden units out while training
 privacy     differentially private training of users
 two_tower   trains the two-tower
+start       training that starts from a checkpoint: fresh interactions, or another catalogue
+transplant  moves weights between vocabularies
+teacher     what a trained model says at every training position
+distill     trains a small student by a teacher
 recipes     recipe names, as the command line knows them
 """

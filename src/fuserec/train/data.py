@@ -57,7 +57,8 @@ class DataSet:
     """Interactions and items that fit each other.
 
     Attributes:
-        interactions: user_id, item_id, timestamp int64, rating float32 where there are ratings; file order.
+        interactions: user_id, item_id, timestamp int64, rating float32 where there are ratings; file order. A rating
+            is null only where `train.start.continue_data` could not know it.
         items: item_id int64, title str, genres list[str], year int32 (nullable), text str where there are texts;
             sorted by item_id.
         users: user_id int64 and columns of categories, str without nulls; sorted by user_id. None where nothing is

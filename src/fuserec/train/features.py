@@ -42,8 +42,40 @@ def build_features(items: pl.DataFrame) -> CatalogueFeatures:
     return CatalogueFeatures(genres, words, years, n_genres, n_words, n_years)
 
 
+def genre_names(genres: pl.Series) -> pl.Series:
+    """Return the genres of a catalogue in the order of their numbers."""
+    return genres.explode().drop_nulls().unique().sort()
+
+
+def known_words(titles: pl.Series) -> pl.Series:
+    """Return the title words of a catalogue in the order of their numbers, the first having number 1."""
+    counts = _split(titles).explode().drop_nulls().value_counts()
+    return counts.filter(pl.col("count") >= MIN_TITLES_PER_WORD)[titles.name].sort()
+
+
+def year_edges(years: pl.Series) -> Tensor:
+    """Return what bounds the year buckets: (n_years + 1,) float64, rising; (0,) if no year is known.
+
+    Cut at quantiles: catalogues lean to recent years, and equal spans would leave most buckets empty.
+    """
+    known = torch.tensor(years.drop_nulls().to_list()).double()
+    if known.numel() == 0:
+        return known
+    cuts = known.quantile(torch.linspace(0, 1, YEAR_BUCKETS + 1)[1:-1].double())
+    return torch.cat([known.min()[None], torch.unique(cuts), known.max()[None]])
+
+
+def year_buckets(years: Tensor, edges: Tensor) -> Tensor:
+    """Find years' buckets, numbered from 0: (N,) float64 -> (N,) int64; what lies outside goes to the nearest."""
+    return torch.bucketize(years, edges[1:-1])
+
+
+def _split(titles: pl.Series) -> pl.Series:
+    return titles.str.to_lowercase().str.extract_all(WORD_PATTERN).list.unique(maintain_order=True)
+
+
 def _genres(genres: pl.Series) -> tuple[Tensor, int]:
-    names = {name: index for index, name in enumerate(genres.explode().drop_nulls().unique().sort())}
+    names = {name: index for index, name in enumerate(genre_names(genres))}
     table = torch.zeros(len(genres) + 1, len(names))
     for row, of_item in enumerate(genres, start=1):
         for name in of_item:
@@ -52,25 +84,19 @@ def _genres(genres: pl.Series) -> tuple[Tensor, int]:
 
 
 def _words(titles: pl.Series) -> tuple[Tensor, int]:
-    words = titles.str.to_lowercase().str.extract_all(WORD_PATTERN).list.unique(maintain_order=True)
-    counts = words.explode().drop_nulls().value_counts()
-    known = counts.filter(pl.col("count") >= MIN_TITLES_PER_WORD)[titles.name].sort()
-    numbers = {word: number for number, word in enumerate(known, start=1)}
+    numbers = {word: number for number, word in enumerate(known_words(titles), start=1)}
     table = torch.zeros(len(titles) + 1, WORDS_PER_ITEM, dtype=torch.int64)
-    for row, of_item in enumerate(words, start=1):
+    for row, of_item in enumerate(_split(titles), start=1):
         kept = [numbers[word] for word in of_item if word in numbers][:WORDS_PER_ITEM]
         table[row, : len(kept)] = torch.tensor(kept, dtype=torch.int64)
     return table, len(numbers)
 
 
 def _years(years: pl.Series) -> tuple[Tensor, int]:
-    """Cut at quantiles: catalogues lean to recent years, and equal spans would leave most buckets empty."""
     table = torch.zeros(len(years) + 1, dtype=torch.int64)
-    known = years.drop_nulls()
-    if known.is_empty():
+    edges = year_edges(years)
+    if edges.numel() == 0:
         return table, 0
-    cuts = torch.tensor(known.to_list()).double().quantile(torch.linspace(0, 1, YEAR_BUCKETS + 1)[1:-1].double())
-    cuts = torch.unique(cuts)
     filled = torch.tensor(years.fill_null(0).to_list()).double()
-    table[1:] = torch.where(torch.tensor(years.is_not_null().to_list()), torch.bucketize(filled, cuts) + 1, 0)
-    return table, int(cuts.numel()) + 1
+    table[1:] = torch.where(torch.tensor(years.is_not_null().to_list()), year_buckets(filled, edges) + 1, 0)
+    return table, int(edges.numel()) - 1

@@ -6,12 +6,14 @@ import dataclasses
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.ranker import AttentionRanker, CrossRanker, MLPRanker
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec
+from fuserec.train.distill import distill, get_student
 from fuserec.train.matrix_factorization import MatrixFactorizationRecipe, train_matrix_factorization
 from fuserec.train.ranking import RankerRecipe, ranker_trainer
 from fuserec.train.sequential import MaskedRecipe, RecurrentRecipe, SequentialRecipe, sequential_trainer
@@ -84,6 +86,16 @@ def get_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise UsageError(f"recipe is {name!r}; expected one of {', '.join(sorted(RECIPES))}")
     return RECIPES[name]
+
+
+def distilled(student: str, teacher: Checkpoint) -> Recipe:
+    """Return the recipe by which a teacher trains a student; it has the options of both.
+
+    Raises:
+        UsageError: if there is no such student.
+    """
+    description = f"{student}, taught by a {teacher.architecture}"
+    return Recipe(get_student(student).recipe_type, partial(distill, student, teacher), description)
 
 
 def parse_settings(recipe: Recipe, settings: Sequence[str]) -> dict[str, object]:

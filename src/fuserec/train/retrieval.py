@@ -25,6 +25,7 @@ from fuserec.train.pruning import PruneUnits
 from fuserec.train.resume import data_digest
 from fuserec.train.run import Run
 from fuserec.train.split import Split, leave_one_out
+from fuserec.train.start import plant
 from fuserec.train.windows import WindowLoader
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def train_retriever(
     build: Callable[[Split], ModelT],
     task_type: Callable[[ModelT, RecipeT, Split], RetrievalTask[ModelT, RecipeT]],
     run: Run,
+    recipe_name: str | None = None,
 ) -> Checkpoint:
     """Train, select by validation NDCG@10, and score the selected model once on the test items.
 
@@ -147,6 +149,7 @@ def train_retriever(
         build: makes the untrained model for a split; the random seed is set by then.
         task_type: makes what is trained of it.
         run: what surrounds it.
+        recipe_name: the name in the registry of recipes, where it is not the architecture's.
 
     Raises:
         DataError: if no user has an item that follows another one in the training part.
@@ -161,6 +164,7 @@ def train_retriever(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = build(split)
+        planted = None if run.start is None else plant(run.start, architecture, model, dataset, split)
         task = task_type(model, recipe, split)
         private, pruner = _private(task, run), _pruner(model, recipe)
         module, batches = private or (task, task.batches())
@@ -178,11 +182,15 @@ def train_retriever(
             extra=[pruner] if pruner else [],
         )
     module.cpu().load_state_dict(fitted.state)
-    metrics = _metrics(model, recipe, split, fitted)
+    metrics = {"recipe_name": recipe_name or architecture} | _metrics(model, recipe, split, fitted)
     if private:
         metrics["privacy"] = private[0].report()
     if pruner:
         metrics["pruning"] = pruner.report()
+    state = model.state_dict()
+    if planted is not None:
+        # Neither a private run nor a pruned one may fall back on what it started from.
+        state, metrics = planted.choose(state, metrics, MONITOR, may_stay=not (private or pruner))
     logger.info("%s: test %s after %d epochs, %.0f s", architecture, metrics["test"], fitted.epochs, fitted.seconds)
     return Checkpoint(
         architecture=architecture,
@@ -190,7 +198,7 @@ def train_retriever(
         items=_items_table(dataset),
         users=_users_table(split),
         metrics=metrics,
-        state=model.state_dict(),
+        state=state,
     )
 
 

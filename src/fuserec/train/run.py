@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fuserec.errors import UsageError
+from fuserec.train.start import Start
 
 PRECISIONS: Final = ("32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS: Final = ("auto", "cpu", "gpu")
@@ -92,6 +93,7 @@ class Run:
         progress: whether to draw a progress bar on stderr.
         trainer: how Lightning is set up.
         privacy: train with differential privacy.
+        start: the checkpoint whose weights training starts with; random weights if None.
 
     Raises:
         UsageError: if private training came with an option that it cannot keep its promise under.
@@ -100,6 +102,7 @@ class Run:
     progress: bool = True
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     privacy: Privacy | None = None
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         options = self.trainer

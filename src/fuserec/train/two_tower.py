@@ -70,7 +70,7 @@ def train_two_tower(dataset: DataSet, recipe: TwoTowerRecipe, run: Run) -> Check
     features = build_features(dataset.items)
 
     def build(split: Split) -> TwoTower:
-        return _build(recipe, split, features)
+        return build_two_tower(recipe, split, features)
 
     return train_retriever("two-tower", dataset, recipe, build, TwoTowerTask, run)
 
@@ -106,7 +106,8 @@ class TwoTowerTask(RetrievalTask[TwoTower, TwoTowerRecipe]):
         return info_nce(users, items, self.log_q[rows], rows, self.recipe.temperature, not_negative=consumed)
 
 
-def _build(recipe: TwoTowerRecipe, split: Split, features: CatalogueFeatures) -> TwoTower:
+def build_two_tower(recipe: TwoTowerRecipe, split: Split, features: CatalogueFeatures) -> TwoTower:
+    """Return the untrained model that the options give for the users, the items and their features."""
     model = TwoTower(
         recipe.config(
             n_users=split.user_ids.size,
