@@ -13,6 +13,7 @@ from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec
 from fuserec.train.matrix_factorization import MatrixFactorizationRecipe, train_matrix_factorization
 from fuserec.train.sequential import MaskedRecipe, RecurrentRecipe, SequentialRecipe, sequential_trainer
+from fuserec.train.text import TextRecipe, train_text
 from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
 
 
@@ -55,6 +56,9 @@ RECIPES: Final[dict[str, Recipe]] = {
     "conv": Recipe(SequentialRecipe, sequential_trainer("conv", NextItNet), "dilated causal convolutions (NextItNet)"),
     "bert4rec": Recipe(
         MaskedRecipe, sequential_trainer("bert4rec", BERT4Rec), "self-attention both ways, guessing masked items"
+    ),
+    "text": Recipe(
+        TextRecipe, train_text, "pretrained text encoder over item texts, tuned on histories; knows new items"
     ),
 }
 

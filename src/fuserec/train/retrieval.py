@@ -88,11 +88,18 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
         scores = evaluate(self.model, self.split, self.split.validation_histories, self.split.validation_targets)
         self.log(MONITOR, scores[MONITOR], batch_size=1)
 
+    def trained(self) -> Any:
+        """Return the parameters that are trained, as an optimizer takes them: all, unless a task trains fewer."""
+        return self.model.parameters()
+
+    def finish(self) -> None:
+        """Bring the model, which holds the weights of the best epoch, into the form that is saved."""
+
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up."""
         recipe = self.recipe
         optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self.trained(),
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             betas=(0.9, 0.98),
@@ -141,6 +148,7 @@ def train_retriever(
     prefix = "model."
     state = {name.removeprefix(prefix): tensor for name, tensor in fitted.state.items() if name.startswith(prefix)}
     model.cpu().load_state_dict(state)
+    task.finish()
     metrics = _metrics(model, recipe, split, fitted)
     logger.info("%s: test %s after %d epochs, %.0f s", architecture, metrics["test"], fitted.epochs, fitted.seconds)
     return Checkpoint(
@@ -149,7 +157,7 @@ def train_retriever(
         items=_items_table(dataset),
         users=_users_table(split),
         metrics=metrics,
-        state=state,
+        state=model.state_dict(),
     )
 
 
