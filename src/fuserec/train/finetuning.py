@@ -28,7 +28,7 @@ def add_lora(encoder: TextEncoder, *, rank: int, alpha: float) -> None:
     import peft
 
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
-    encoder.transformer = peft.get_peft_model(encoder.transformer, config)
+    encoder.transformer = peft.LoraModel(encoder.transformer, config, "default")
 
 
 def merge_lora(encoder: TextEncoder) -> None:
