@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from fuserec.train.item_text import item_texts
 from fuserec.train.pretrained import load_pretrained
 from fuserec.train.run import Run
 from fuserec.train.text import TextRecipe, probe, train_text, tune
-from tests.conftest import TINY_ENCODER, tiny_tokenizer
+from tests.conftest import write_encoder
 
 QUIET = Run(progress=False)
 COLOURS = ["red", "green", "blue", "black"]
@@ -57,21 +56,22 @@ def dataset() -> DataSet:
 
 @pytest.fixture(scope="module")
 def encoder(dataset: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pretrained folder as transformers writes it, of random weights."""
-    from tokenizers import Tokenizer as Library
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
+    """A pretrained folder."""
     folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    BertModel(BertConfig(**json.loads(TINY_ENCODER))).save_pretrained(folder)
-    library = Library.from_str(tiny_tokenizer(item_texts(dataset.items)))
-    PreTrainedTokenizerFast(tokenizer_object=library, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    write_encoder(folder, item_texts(dataset.items))
     return folder
 
 
 def small(encoder: Path, **options: Any) -> TextRecipe:
     sizes = {"dim": 16, "max_history": 8, "max_tokens": 8, "batch_size": 16, "tuning_batch_size": 16, "epochs": 2}
-    defaults = {"tuning_epochs": 1, "lora_rank": 2, "adapter": 4, "top_layers": 1, "bfloat16": False}
+    defaults = {
+        "tuning_epochs": 1,
+        "lora_rank": 2,
+        "adapter": 4,
+        "top_layers": 1,
+        "encoded_items": 20,
+        "bfloat16": False,
+    }
     return TextRecipe(**{"encoder": str(encoder), **sizes, **defaults, **options})
 
 
@@ -228,6 +228,7 @@ def test_an_encoder_that_is_nowhere_is_a_clear_error(name: str, monkeypatch: pyt
     ("options", "message"),
     [
         ({"tuning": "some"}, "tuning is 'some'; expected one of frozen, lora, adapter, top, full"),
+        ({"encoded_items": 0}, "encoded_items is 0"),
         ({"lora_rank": 0}, "lora_rank is 0"),
         ({"lora_alpha": 0.0}, "lora_alpha is 0.0"),
         ({"temperature": 0.0}, "temperature is 0.0"),

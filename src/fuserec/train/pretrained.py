@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -66,8 +66,9 @@ def load_pretrained(name: str) -> Pretrained:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back the library's progress bar and its report about layers that are not needed here."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -2,7 +2,9 @@
 
 With a new head on it, an encoder that is tuned at once is first bent towards what the untrained head asks for; so
 the head is trained before, on the states of the frozen encoder (linear probing, then fine-tuning: Kumar et al. 2022).
-Those states are computed once, which makes the first phase fast; the second encodes the texts of every step's items.
+Those states are computed once, which makes the first phase fast. In the second a step encodes some of its items anew
+and remembers the states of the others from when they were last encoded (cross-batch memory, Wang et al. 2020), so
+that its cost does not grow with the catalogue.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class TextRecipe(RetrieverRecipe):
         dropout: of activations of the user tower.
         tuning: what of the encoder is trained: frozen, lora, adapter, top or full.
         tuning_epochs: passes of the second phase; `epochs` counts those of the first.
-        tuning_batch_size: windows of a step of the second phase; many, as their items recur and are encoded once.
+        tuning_batch_size: windows of a step of the second phase; more, as its cost is that of the texts.
+        encoded_items: items of such a step, drawn at random, whose texts are encoded, with gradients.
         tuning_rate: learning rate of the encoder; 0 for what suits the tuning.
         lora_rank: rank of the updates.
         lora_alpha: the updates are multiplied by this over their rank.
@@ -73,8 +76,9 @@ class TextRecipe(RetrieverRecipe):
     n_heads: int = 2
     dropout: float = 0.2
     tuning: str = "lora"
-    tuning_epochs: int = 2
-    tuning_batch_size: int = 128
+    tuning_epochs: int = 3
+    tuning_batch_size: int = 64
+    encoded_items: int = 128
     tuning_rate: float = 0.0
     lora_rank: int = 8
     lora_alpha: float = 16.0
@@ -85,7 +89,7 @@ class TextRecipe(RetrieverRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "dim", "max_history", "max_tokens", "n_heads", "tuning_epochs", "tuning_batch_size")
-        check_at_least(self, 1, "lora_rank", "adapter", "top_layers")
+        check_at_least(self, 1, "encoded_items", "lora_rank", "adapter", "top_layers")
         check_at_least(self, 0, "n_blocks", "tuning_rate")
         check_share(self, "dropout")
         check_heads(self.dim, self.n_heads)
@@ -173,19 +177,40 @@ def tune(dataset: DataSet, recipe: TextRecipe, probed: Checkpoint, run: Run) -> 
 
 
 class TextTask(RetrievalTask[TextRetriever, TextRecipe]):
-    """Every position of a window is told its next item from the items of all windows of the batch."""
+    """Every position of a window is told its next item from the items of all windows of the batch.
+
+    Attributes:
+        states: (n_items + 1, hidden size) float32, what the encoder says of each item's text; row 0 is padding.
+    """
 
     log_q: Tensor
     consumed: Tensor
+    states: Tensor
 
     def __init__(self, model: TextRetriever, recipe: TextRecipe, split: Split) -> None:
         super().__init__(model, recipe, split)
         self.register_buffer("log_q", log_sampling_probability(split.train.values, model.config.n_items))
         self.register_buffer("consumed", consumption_keys(split.train, model.config.n_items))
+        states = torch.zeros(model.config.n_items + 1, model.encoder.projection.in_features)
+        self.register_buffer("states", states)
+        self.encode_catalogue()
 
-    def vectors(self, rows: Tensor) -> Tensor:
-        """Encode items with gradients: (N,) int64 -> (N, dim) float32 unit vectors."""
-        raise NotImplementedError
+    @torch.no_grad()
+    def encode_catalogue(self) -> None:
+        """Compute the states of all items."""
+        was_training = self.model.encoder.training
+        self.model.encoder.eval()
+        self.states[1:] = self.model.pool_items(torch.arange(1, self.model.config.n_items + 1, device=self.device))
+        self.model.encoder.train(was_training)
+
+    def item_states(self, rows: Tensor) -> Tensor:
+        """Return the states of a step's items: (N,) int64 -> (N, hidden size) float32."""
+        return self.states[rows]
+
+    def validation_step(self, batch: int, batch_idx: int) -> None:
+        """As `RetrievalTask.validation_step`, of the item vectors as they are now."""
+        self.model.user_tower.item_table[1:] = self.model.encoder.project(self.states[1:])
+        super().validation_step(batch, batch_idx)
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         """Cross-entropy over the items of the batch, weighted so that it estimates that over all items trained on.
@@ -199,7 +224,7 @@ class TextTask(RetrievalTask[TextRetriever, TextRecipe]):
         flat = torch.nn.functional.pad(window.flatten(), (1, 0))
         rows, column, count = torch.unique(flat, return_inverse=True, return_counts=True)
         rows, count, column = rows[1:], count[1:], column[1:].view_as(window)
-        items = self.vectors(rows)
+        items = self.model.encoder.project(self.item_states(rows))
         # A look-up as an embedding, whose gradient is summed in a fixed order, unlike indexing's.
         table = torch.nn.functional.pad(items, (0, 0, 1, 0))
         x = torch.nn.functional.embedding(column[:, :-1], table)
@@ -214,48 +239,35 @@ class TextTask(RetrievalTask[TextRetriever, TextRecipe]):
 
 
 class ProbeTask(TextTask):
-    """The first phase: the states of the frozen encoder are computed once."""
-
-    states: Tensor
+    """The first phase: the encoder is frozen."""
 
     def __init__(self, model: TextRetriever, recipe: TextRecipe, split: Split) -> None:
-        super().__init__(model, recipe, split)
         finetuning.freeze(model.encoder)
+        super().__init__(model, recipe, split)
+        # The directions in which the catalogue varies most: untrained, similar texts have similar vectors.
+        directions = torch.linalg.eigh(self.states.double().T @ self.states.double()).eigenvectors.flip(1)
         with torch.no_grad():
-            model.eval()
-            states = model.pool_items(torch.arange(1, model.config.n_items + 1))
-            model.train()
-            # The directions in which the catalogue varies most: untrained, similar texts have similar vectors.
-            directions = torch.linalg.eigh(states.double().T @ states.double()).eigenvectors.flip(1)
             model.encoder.projection.weight.copy_(directions[:, : model.config.dim].T)
-        self.register_buffer("states", torch.nn.functional.pad(states, (0, 0, 1, 0)))
-
-    def vectors(self, rows: Tensor) -> Tensor:
-        """As `TextTask.vectors`."""
-        return self.model.encoder.project(self.states[rows])
-
-    def validation_step(self, batch: int, batch_idx: int) -> None:
-        """As `RetrievalTask.validation_step`, of the item vectors as they are now."""
-        self.model.user_tower.item_table[1:] = self.model.encoder.project(self.states[1:])
-        super().validation_step(batch, batch_idx)
 
 
 class TuneTask(TextTask):
-    """The second phase: the encoder is trained with the rest, and reads the texts of every batch's items."""
+    """The second phase: the encoder is trained with the rest."""
 
     def on_train_epoch_start(self) -> None:
-        """Turn the encoder's dropout off: an item has one vector a step, as history and as target alike."""
+        """Turn the encoder's dropout off: a text has one vector, read and asked for, encoded and remembered alike."""
         self.model.encoder.eval()
 
-    def vectors(self, rows: Tensor) -> Tensor:
-        """As `TextTask.vectors`."""
+    def item_states(self, rows: Tensor) -> Tensor:
+        """As `TextTask.item_states`; some are encoded anew, with gradients, and remembered."""
+        drawn = torch.randperm(rows.numel(), device=rows.device)[: self.recipe.encoded_items]
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
-            pooled = self.model.pool_items(rows)
-        return self.model.encoder.project(pooled.float())
+            pooled = self.model.pool_items(rows[drawn])
+        self.states[rows[drawn]] = pooled.detach().float()
+        return self.states[rows].index_copy(0, drawn, pooled.float())
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
-        """As `RetrievalTask.validation_step`, of the item vectors as they are now."""
-        self.model.refresh()
+        """As `TextTask.validation_step`, with nothing remembered."""
+        self.encode_catalogue()
         super().validation_step(batch, batch_idx)
 
     def trained(self) -> Any:
