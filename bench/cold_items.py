@@ -66,7 +66,8 @@ def by_order(scores: FloatArray, targets: NDArray[np.int64]) -> Scores:
     gains[1 : K + 1] = (1.0 / np.log2(np.arange(2, K + 2)))[: scores.shape[1]]
     hits_below = np.minimum(np.arange(gains.size), K)
     gains_below = gains.cumsum()
-    return tuple((below[better + equal] - below[better]) / equal for below in (hits_below, gains_below))  # type: ignore[return-value]
+    hits, gains = ((below[better + equal] - below[better]) / equal for below in (hits_below, gains_below))
+    return hits, gains
 
 
 def interval(values: FloatArray) -> tuple[float, float]:

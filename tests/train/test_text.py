@@ -159,6 +159,7 @@ def test_a_tuning_that_spoils_the_ranking_is_not_kept(
 ) -> None:
     kept = train_text(dataset, small(encoder, tuning="full", tuning_rate=10.0), QUIET)
     assert kept.metrics["validation"] == probed.metrics["validation"]
+    assert kept.metrics["rejected_tuning"]["ndcg@10"] < kept.metrics["validation"]["ndcg@10"]
     assert "the frozen encoder is kept" in caplog.text
 
 
@@ -230,7 +231,7 @@ def test_an_encoder_that_is_nowhere_is_a_clear_error(name: str, monkeypatch: pyt
         ({"tuning": "some"}, "tuning is 'some'; expected one of frozen, lora, adapter, top, full"),
         ({"encoded_items": 0}, "encoded_items is 0"),
         ({"lora_rank": 0}, "lora_rank is 0"),
-        ({"lora_alpha": 0.0}, "lora_alpha is 0.0"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"n_heads": 3}, "multiple of n_heads"),
         ({"dropout": 1.0}, "dropout is 1.0"),

@@ -106,6 +106,7 @@ class TextRetriever(Retriever):
         tokens: (n_items + 1, max_tokens) int64, the texts of the items; row 0 is padding.
     """
 
+    config: TextConfig
     tokens: Tensor
     user_tower: TextTower
 

@@ -23,7 +23,7 @@ def freeze(encoder: TextEncoder) -> None:
     encoder.transformer.requires_grad_(False)
 
 
-def add_lora(encoder: TextEncoder, *, rank: int, alpha: float) -> None:
+def add_lora(encoder: TextEncoder, *, rank: int, alpha: int) -> None:
     """Train low-rank updates of the transformer's linear layers, until `merge_lora`."""
     import peft
 

@@ -81,7 +81,7 @@ class TextRecipe(RetrieverRecipe):
     encoded_items: int = 128
     tuning_rate: float = 0.0
     lora_rank: int = 8
-    lora_alpha: float = 16.0
+    lora_alpha: int = 16
     adapter: int = 32
     top_layers: int = 2
     bfloat16: bool = True
@@ -89,14 +89,12 @@ class TextRecipe(RetrieverRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "dim", "max_history", "max_tokens", "n_heads", "tuning_epochs", "tuning_batch_size")
-        check_at_least(self, 1, "encoded_items", "lora_rank", "adapter", "top_layers")
+        check_at_least(self, 1, "encoded_items", "lora_rank", "lora_alpha", "adapter", "top_layers")
         check_at_least(self, 0, "n_blocks", "tuning_rate")
         check_share(self, "dropout")
         check_heads(self.dim, self.n_heads)
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; expected a positive number")
-        if not self.lora_alpha > 0:
-            raise ValueError(f"lora_alpha is {self.lora_alpha}; expected a positive number")
         if self.tuning not in finetuning.TUNINGS:
             raise ValueError(f"tuning is {self.tuning!r}; expected one of {', '.join(finetuning.TUNINGS)}")
 
@@ -130,7 +128,8 @@ def train_text(dataset: DataSet, recipe: TextRecipe, run: Run) -> Checkpoint:
         return tuned
     logger.warning("tuning=%s took the validation %s from %.4f to %.4f; the frozen encoder is kept",
                    recipe.tuning, MONITOR, before, after)  # fmt: skip
-    return probed
+    metrics = {"train_seconds": tuned.metrics["train_seconds"], "rejected_tuning": tuned.metrics["validation"]}
+    return dataclasses.replace(probed, metrics=probed.metrics | metrics)
 
 
 def probe(dataset: DataSet, recipe: TextRecipe, run: Run) -> Checkpoint:
