@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from bench._output import log, write_csv
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.text import TextRetriever
+from fuserec.train.bootstrap import estimate_means
 from fuserec.train.cold import ColdSplit, hold_out_items
 from fuserec.train.data import read_folder
 from fuserec.train.finetuning import TUNINGS
@@ -33,7 +34,6 @@ from fuserec.train.run import Run
 from fuserec.train.text import probe, tune
 
 K = 10
-_DRAWS = 1000
 FloatArray = NDArray[np.float64]
 # (E,) hits and gains of each user, and the number of users.
 Scores = tuple[FloatArray, FloatArray]
@@ -70,13 +70,6 @@ def by_order(scores: FloatArray, targets: NDArray[np.int64]) -> Scores:
     return hits, gains
 
 
-def interval(values: FloatArray) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean over users."""
-    drawn = np.random.default_rng(0).integers(0, values.size, (_DRAWS, values.size))
-    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def row(name: str, scores: FloatArray, split: ColdSplit, **columns: object) -> dict[str, Any]:
     """Score (E, n_items) float64 among all items but those of the history, and among the cold ones."""
     scores = scores.copy()
@@ -85,10 +78,10 @@ def row(name: str, scores: FloatArray, split: ColdSplit, **columns: object) -> d
     among_cold = by_order(scores[:, split.cold - 1], np.searchsorted(split.cold, split.targets))
     found: dict[str, Any] = {"model": name}
     for place, pair in (("all", among_all), ("cold", among_cold)):
-        for metric, values in zip((f"hr@{K}", f"ndcg@{K}"), pair, strict=True):
-            found[f"{metric} {place}"] = round(float(values.mean()), 4)
-            low, high = interval(values)
-            found[f"{metric} {place} 95%"] = f"{low:.4f}-{high:.4f}"
+        estimates = estimate_means(np.stack(pair, axis=1))
+        for metric, estimate in zip((f"hr@{K}", f"ndcg@{K}"), estimates, strict=True):
+            found[f"{metric} {place}"] = round(estimate.value, 4)
+            found[f"{metric} {place} 95%"] = f"{estimate.low:.4f}-{estimate.high:.4f}"
     return found | columns
 
 

@@ -33,7 +33,9 @@ def test_version(fuserec) -> None:
     assert fuserec("--version") == (0, f"fuserec {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["data", "train", "export", "inspect", "serve", "recommend", "demo"])
+@pytest.mark.parametrize(
+    "command", ["data", "train", "export", "inspect", "serve", "recommend", "evaluate", "explain", "demo"]
+)
 def test_help_of_each_command(fuserec, command: str) -> None:
     status, output = fuserec(command, "--help")
     assert status == 0 and "Usage" in output

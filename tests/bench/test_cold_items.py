@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench.cold_items import by_order, interval, main
+from bench.cold_items import by_order, main
 from tests.conftest import write_encoder
 
 
@@ -35,13 +35,6 @@ def test_fewer_candidates_than_places_are_all_hits() -> None:
     hits, gains = by_order(np.array([[3.0, 2.0, 1.0]]), np.array([2]))
     assert hits[0] == 1
     assert gains[0] == pytest.approx(0.5)
-
-
-def test_the_interval_holds_the_mean() -> None:
-    values = np.random.default_rng(1).random(500)
-    low, high = interval(values)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(500), rel=0.2)
 
 
 def test_a_row_for_each_baseline_and_tuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

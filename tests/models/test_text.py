@@ -2,13 +2,10 @@
 
 import json
 
-import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 
 from fuserec.errors import CheckpointError
-from fuserec.export.onnx_graph import export_user_tower
 from fuserec.models.text import TextConfig, TextRetriever
 from fuserec.tokens import Tokenizer
 from tests.conftest import TINY_ENCODER, tiny_tokenizer
@@ -69,15 +66,6 @@ def test_an_untrained_adapter_changes_nothing() -> None:
     assert not unexpected and all("adapter" in name for name in missing)
     tokens = torch.tensor([[2, 3, 4, 0]])
     torch.testing.assert_close(adapted.encoder(tokens), plain.encoder(tokens))
-
-
-def test_user_tower_exports(model: TextRetriever, tmp_path) -> None:
-    export_user_tower(model.user_tower, 6, tmp_path / "tower.onnx")
-    session = ort.InferenceSession(tmp_path / "tower.onnx")
-    history = np.array([[0, 1, 2], [4, 3, 1]])
-    got = session.run(None, {"user": np.zeros(2, np.int64), "history": history})[0]
-    want = model.user_tower(torch.zeros(2, dtype=torch.int64), torch.from_numpy(history))
-    np.testing.assert_allclose(got, want.detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("encoder", ["{", "[]", "{}", json.dumps({"model_type": "no-such-thing"})])

@@ -11,6 +11,13 @@ negatives   sampling probabilities, and what is no negative
 losses      InfoNCE with logQ correction
 metrics     HR, NDCG, MRR, coverage over the whole catalogue
 evaluation  the protocol: what is ranked, what is left out
+questions   what is asked of whatever is evaluated, and what it answers
+answering   a checkpoint answers
+report      metrics with intervals, from these modules:
+bootstrap   intervals over users
+exposure    popularity groups, coverage, Gini, novelty
+groups      groups of users
+explain     which items of a history moved a score
 loop        the Lightning loop: early stopping, best weights, progress
 two_tower   trains the two-tower
 recipes     recipe names, as the command line knows them
