@@ -105,6 +105,17 @@ def tiny_tokenizer(texts: list[str]) -> str:
     return text
 
 
+def write_encoder(folder: Path, texts: list[str]) -> None:
+    """Write an encoder with fixed random weights, which knows the words of some texts, as transformers does."""
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    BertModel(BertConfig(**json.loads(TINY_ENCODER))).save_pretrained(folder)
+    library = Tokenizer.from_str(tiny_tokenizer(texts))
+    PreTrainedTokenizerFast(tokenizer_object=library, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
 def untrained() -> Callable[[str, Path], None]:
     """Return `write_untrained`."""

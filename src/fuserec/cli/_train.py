@@ -25,17 +25,16 @@ RECIPE_LINES: Final = {
     "lstm": "LSTM cells over the history",
     "conv": "dilated causal convolutions (NextItNet)",
     "bert4rec": "self-attention both ways, guessing masked items",
+    "text": "pretrained text encoder over item texts, tuned on histories; knows new items",
     "ranker-mlp": "re-ranks candidates: MLP over user, item and features",
     "ranker-attention": "re-ranks candidates: each of them looks at the history (target attention)",
     "ranker-dcn": "re-ranks candidates: cross network (DCN-v2)",
 }
-DISTILL: Final = "distill"
-RECIPE_LINES_AND_DISTILL: Final = RECIPE_LINES | {
-    DISTILL: "a small model taught by a trained one: --teacher CHECKPOINT --student RECIPE"
+TAUGHT: Final = "distill"
+ALL_LINES: Final = RECIPE_LINES | {
+    TAUGHT: "a small model taught by a trained one: --teacher CHECKPOINT --student RECIPE"
 }
-RECIPE_HELP: Final = "What to train:\n\n" + "\n\n".join(
-    f"{name}: {line}" for name, line in RECIPE_LINES_AND_DISTILL.items()
-)
+RECIPE_HELP: Final = "What to train:\n\n" + "\n\n".join(f"{name}: {line}" for name, line in ALL_LINES.items())
 
 TASKS: Final = "Several tasks, a teacher, or an earlier checkpoint"
 MACHINE: Final = "How it is computed"
@@ -174,7 +173,7 @@ def _recipe(name: str | None, teacher: Path | None, student: str | None, start: 
     from fuserec.models.checkpoint import Checkpoint
     from fuserec.train.recipes import distilled, get_recipe
 
-    if name == DISTILL:
+    if name == TAUGHT:
         if teacher is None or student is None:
             raise UsageError("distill came without --teacher CHECKPOINT or --student RECIPE; expected both")
         return distilled(student, Checkpoint.load(teacher))
@@ -182,7 +181,7 @@ def _recipe(name: str | None, teacher: Path | None, student: str | None, start: 
         raise UsageError(f"--teacher or --student came with {name}; expected `fuserec train distill`")
     if start is None:
         if name is None:
-            raise UsageError(f"no recipe came; expected one of {', '.join(RECIPE_LINES_AND_DISTILL)}")
+            raise UsageError(f"no recipe came; expected one of {', '.join(ALL_LINES)}")
         return get_recipe(name)
     made_by = start.recipe_name()
     if name not in (None, made_by):

@@ -12,6 +12,7 @@ in for a user.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from fuserec.models.encoders import Attention
 from fuserec.models.entries import COMPUTED
 from fuserec.models.retriever import PADDING, Retriever
 from fuserec.models.text_encoder import TextEncoder, transformer_config
+
+TEXTS_AT_ONCE: Final = 64
 
 
 @dataclass(frozen=True)
@@ -119,15 +122,30 @@ class TextRetriever(Retriever):
 
     def encode_items(self, rows: Tensor) -> Tensor:
         """Encode items given by row: (N,) int64 in 1..n_items -> (N, dim) float32 unit vectors."""
+        return self.encoder.project(self.pool_items(rows))
+
+    def pool_items(self, rows: Tensor) -> Tensor:
+        """Return the states that vectors are projected from: (N,) int64 in 1..n_items -> (N, hidden size).
+
+        Texts of like length are encoded together, so that little work goes into padding.
+        """
         tokens = self.tokens[rows]
-        longest = int((tokens != self.encoder.pad_id).sum(dim=1).max())
-        vectors: Tensor = self.encoder(tokens[:, :longest])
-        return vectors
+        lengths = (tokens != self.encoder.pad_id).sum(dim=1)
+        order = lengths.argsort(stable=True)
+        pooled = [
+            self.encoder.pool(tokens[chunk, : max(1, int(lengths[chunk[-1]]))])
+            for chunk in torch.split(order, TEXTS_AT_ONCE)
+        ]
+        return torch.cat(pooled)[order.argsort()]
+
+    def item_vectors(self) -> Tensor:
+        """Return what `refresh` wrote: the vectors that the user tower reads histories by, (n_items, dim) float32."""
+        return self.user_tower.item_table[1:].clone()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Write the vectors of the catalogue into the user tower's table, as the encoder sees it now."""
-        self.user_tower.item_table[1:] = self.item_vectors()
+        self.user_tower.item_table[1:] = super().item_vectors()
 
     def positions(self, user: Tensor, history: Tensor) -> Tensor:
         """As `Retriever.positions`."""

@@ -60,18 +60,45 @@ class TextEncoder(nn.Module):
         self.transformer.pooler = None
         self.pad_id = int(config.pad_token_id or 0)
         if adapter:
-            for layer in self.transformer.encoder.layer:
-                layer.output = AdaptedOutput(layer.output, config.hidden_size, adapter)
+            self.insert_adapters(adapter)
         self.projection = nn.Linear(config.hidden_size, dim, bias=False)
         with torch.no_grad():
             nn.init.eye_(self.projection.weight)
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers of the transformer, lowest first.
+
+        Raises:
+            ValueError: if it is not built as BERT is.
+        """
+        layers = getattr(getattr(self.transformer, "encoder", None), "layer", None)
+        if not isinstance(layers, nn.ModuleList):
+            kind = self.transformer.config.model_type
+            raise ValueError(
+                f"encoder is a {kind!r}, whose layers are not those of BERT; expected BERT, RoBERTa, MPNet"
+            )
+        return layers
+
+    def insert_adapters(self, width: int) -> None:
+        """Put an adapter behind every layer; what the encoder says is as before until they are trained."""
+        for layer in self.layers:
+            layer.output = AdaptedOutput(layer.output, self.transformer.config.hidden_size, width)  # type: ignore[arg-type]
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode texts: (N, T) int64 tokens, padded with `pad_id` -> (N, dim) float32 unit vectors."""
+        return self.project(self.pool(tokens))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return the mean of the transformer's states: (N, T) int64 tokens -> (N, hidden size)."""
         present = tokens != self.pad_id
         states = self.transformer(input_ids=tokens, attention_mask=present.long()).last_hidden_state
         weights = present[..., None].to(states.dtype)
-        pooled = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+        pooled: Tensor = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+        return pooled
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Map pooled states (N, hidden size) to unit vectors (N, dim)."""
         return nn.functional.normalize(self.projection(pooled), dim=-1)
 
 

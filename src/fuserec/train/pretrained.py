@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -45,8 +47,9 @@ def load_pretrained(name: str) -> Pretrained:
 
     source = str(_packaged()) if name == PACKAGED else name
     try:
-        model = AutoModel.from_pretrained(source, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        with _quiet():
+            model = AutoModel.from_pretrained(source, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
@@ -58,6 +61,23 @@ def load_pretrained(name: str) -> Pretrained:
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("pooler.")}
     config = model.config.to_diff_dict() | {"model_type": model.config.model_type}
     return Pretrained(json.dumps(config, sort_keys=True), tokenizer.backend_tokenizer.to_str(), state)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the library's progress bar and its report about layers that are not needed here."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _packaged() -> Path:

@@ -17,6 +17,7 @@ from fuserec.train.distill import distill, get_student
 from fuserec.train.matrix_factorization import MatrixFactorizationRecipe, train_matrix_factorization
 from fuserec.train.ranking import RankerRecipe, ranker_trainer
 from fuserec.train.sequential import MaskedRecipe, RecurrentRecipe, SequentialRecipe, sequential_trainer
+from fuserec.train.text import TextRecipe, train_text
 from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
 
 
@@ -59,6 +60,9 @@ RECIPES: Final[dict[str, Recipe]] = {
     "conv": Recipe(SequentialRecipe, sequential_trainer("conv", NextItNet), "dilated causal convolutions (NextItNet)"),
     "bert4rec": Recipe(
         MaskedRecipe, sequential_trainer("bert4rec", BERT4Rec), "self-attention both ways, guessing masked items"
+    ),
+    "text": Recipe(
+        TextRecipe, train_text, "pretrained text encoder over item texts, tuned on histories; knows new items"
     ),
     "ranker-mlp": Recipe(
         RankerRecipe, ranker_trainer("ranker-mlp", MLPRanker), "re-ranks candidates: MLP over user, item and features"

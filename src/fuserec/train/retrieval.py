@@ -116,11 +116,18 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
         """Score the model on the validation items."""
         return evaluate(self.model, self.split, self.split.validation_histories, self.split.validation_targets)
 
+    def trained(self) -> Any:
+        """Return the parameters that are trained, as an optimizer takes them: all, unless a task trains fewer."""
+        return self.model.parameters()
+
+    def finish(self) -> None:
+        """Bring the model, which holds the weights of the best epoch, into the form that is saved."""
+
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up."""
         recipe = self.recipe
         optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self.trained(),
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             betas=(0.9, 0.98),
@@ -182,6 +189,7 @@ def train_retriever(
             extra=[pruner] if pruner else [],
         )
     module.cpu().load_state_dict(fitted.state)
+    task.finish()
     metrics = {"recipe_name": recipe_name or architecture} | _metrics(model, recipe, split, fitted)
     if private:
         metrics["privacy"] = private[0].report()
@@ -198,7 +206,7 @@ def train_retriever(
         items=_items_table(dataset),
         users=_users_table(split),
         metrics=metrics,
-        state=state,
+        state=model.state_dict(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -116,6 +116,22 @@ class Run:
         if options.state_folder is not None:
             # Whoever reads the state of the generator can take the noise away again.
             raise UsageError("private training came with checkpoints or resume; its noise must not be written down")
+
+    def phase(self, name: str) -> Run:
+        """Return the run of one phase of a training that has several, with folders of its own for what is written."""
+        options = self.trainer
+        state, board = options.state_folder, options.tensorboard
+        resume = options.resume and options.resume / name
+        return replace(
+            self,
+            trainer=replace(
+                options,
+                checkpoints=state and state / name,
+                # A phase that was not reached has left nothing to go on from.
+                resume=resume if resume and resume.exists() else None,
+                tensorboard=board and board / name,
+            ),
+        )
 
 
 def is_first_process() -> bool:

@@ -122,8 +122,8 @@ def read_since(checkpoint: Checkpoint, folder: Path) -> DataSet:
 def continue_data(checkpoint: Checkpoint, interactions: pl.DataFrame, items: pl.DataFrame) -> DataSet:
     """Join what happened since to what a checkpoint knows.
 
-    A checkpoint stores whole histories without times or ratings. So the old interactions all come at the time of
-    the first new one and before it, in their order, and their rating is null where the new ones have ratings. A user whose new
+    A checkpoint stores whole histories without times or ratings. So the old interactions get the time of the first new
+    one and stand before it, in their order, and their rating is null where the new ones have ratings. A user whose new
     interactions begin with the stored history is told as a whole by the new ones.
 
     Args:
