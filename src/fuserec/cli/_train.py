@@ -11,13 +11,13 @@ import typer
 from fuserec.cli._app import JsonFlag, app
 
 # Written out, as the recipes themselves would import torch before a word of help is printed; a test compares.
-RECIPE_NAMES: Final = "two-tower, mf, sasrec, gru4rec, lstm, conv or bert4rec"
+RECIPE_NAMES: Final = "two-tower, mf, sasrec, gru4rec, lstm, conv, bert4rec or dialogue"
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help=f"What to train: {RECIPE_NAMES}.")],
-    data: Annotated[Path, typer.Option(help="Folder with interactions and items, Parquet or CSV.")],
+    data: Annotated[Path, typer.Option(help="Folder with interactions and items, or dialogues; Parquet or CSV.")],
     out: Annotated[Path, typer.Option(help="Folder to write the checkpoint into.")],
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Most epochs to train; early stopping may take fewer.")
@@ -37,7 +37,6 @@ def train(
     """Train a recommender and write its checkpoint, with what it scored on held-out interactions."""
     from fuserec import display
     from fuserec.models.checkpoint import check_destination
-    from fuserec.train.data import read_folder
     from fuserec.train.recipes import get_recipe, parse_settings
     from fuserec.train.run import Run
 
@@ -46,7 +45,7 @@ def train(
     named = {name: value for name, value in given.items() if value is not None}
     options = chosen.options({**parse_settings(chosen, settings or []), **named})
     check_destination(out)  # now, not after minutes of training
-    checkpoint = chosen.train(read_folder(data), options, Run())
+    checkpoint = chosen.train(chosen.read(data), options, Run())
     checkpoint.save(out)
     if as_json:
         typer.echo(json.dumps(checkpoint.metrics, indent=2))

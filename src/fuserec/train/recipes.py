@@ -6,11 +6,15 @@ import dataclasses
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec
+from fuserec.train.data import read_folder
+from fuserec.train.dialogue import DialogueRecipe, train_dialogue
+from fuserec.train.dialogues import read_dialogues
 from fuserec.train.matrix_factorization import MatrixFactorizationRecipe, train_matrix_factorization
 from fuserec.train.sequential import MaskedRecipe, RecurrentRecipe, SequentialRecipe, sequential_trainer
 from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
@@ -24,11 +28,13 @@ class Recipe:
         config_type: frozen dataclass of options, all with defaults.
         train: `train(dataset, config, run)` -> checkpoint.
         description: one line for `--help`.
+        read: makes the data set that `train` takes of a data folder.
     """
 
     config_type: type[Any]
     train: Callable[..., Checkpoint]
     description: str
+    read: Callable[[Path], Any] = read_folder
 
     def options(self, given: Mapping[str, object]) -> Any:
         """Return the options, those that are not given being the defaults.
@@ -55,6 +61,9 @@ RECIPES: Final[dict[str, Recipe]] = {
     "conv": Recipe(SequentialRecipe, sequential_trainer("conv", NextItNet), "dilated causal convolutions (NextItNet)"),
     "bert4rec": Recipe(
         MaskedRecipe, sequential_trainer("bert4rec", BERT4Rec), "self-attention both ways, guessing masked items"
+    ),
+    "dialogue": Recipe(
+        DialogueRecipe, train_dialogue, "the conversation so far to a reply from a list, both as text", read_dialogues
     ),
 }
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 import lightning.pytorch as lightning
 import polars as pl
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fuserec.errors import DataError
@@ -90,17 +91,21 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up."""
-        recipe = self.recipe
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=(0.9, 0.98),
-            fused=True,
-        )
-        warmup = max(1, recipe.warmup_steps)
-        schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw(self.model, self.recipe)
+
+
+def adamw(model: nn.Module, recipe: RetrieverRecipe) -> Any:
+    """Return AdamW with linear warm-up over the weights of a model that are to be trained, as Lightning takes it."""
+    optimizer = torch.optim.AdamW(
+        (parameter for parameter in model.parameters() if parameter.requires_grad),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    warmup = max(1, recipe.warmup_steps)
+    schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def train_retriever(
