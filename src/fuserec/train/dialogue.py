@@ -19,7 +19,7 @@ from fuserec.models.checkpoint import USERS_SCHEMA, Checkpoint
 from fuserec.models.checks import check_at_least
 from fuserec.models.text import TextConfig, TextRetriever
 from fuserec.tokens import Tokenizer
-from fuserec.train.dialogue_metrics import Questions, baselines, by_novelty, evaluate_replies
+from fuserec.train.dialogue_metrics import Questions, baselines, by_novelty, encode_texts, evaluate_replies
 from fuserec.train.dialogues import Dialogues, Exchanges, exchanges_of, split_contexts
 from fuserec.train.loop import Fitted, fit
 from fuserec.train.lora import add_lora, merge_lora
@@ -140,10 +140,9 @@ class DialogueTask(lightning.LightningModule):
     def training_step(self, batch: Pairs, batch_idx: int) -> Tensor:
         """InfoNCE over the replies of the batch; another known reply to a context is no negative of it."""
         unique, position = torch.unique(batch.reply, return_inverse=True)
-        replies = torch.nn.functional.embedding(position, self.model.encode_items(unique))
-        tokens = self.context_tokens[batch.context]
-        longest = int((tokens != self.model.encoder.pad_id).sum(dim=1).max())
-        contexts = self.model.encoder(tokens[:, :longest])
+        encoder = self.model.encoder
+        replies = torch.nn.functional.embedding(position, encode_texts(encoder, self.model.tokens[unique]))
+        contexts = encode_texts(encoder, self.context_tokens[batch.context])
         known = is_consumed(self.known, batch.context + 1, batch.reply, self.model.config.n_items)
         return info_nce(
             contexts, replies, self.log_q[batch.reply], batch.reply, self.recipe.temperature, not_negative=known
@@ -179,7 +178,7 @@ def train_dialogue(dataset: Dialogues, recipe: DialogueRecipe, run: Run) -> Chec
         # The projection starts as the identity, and so it stays: there is little to learn it from.
         model.encoder.projection.requires_grad_(False)
         if recipe.lora_rank:
-            model.encoder.transformer = add_lora(model.encoder.transformer, recipe.lora_rank, recipe.lora_alpha)
+            add_lora(model.encoder, rank=recipe.lora_rank, alpha=recipe.lora_alpha)
         tuned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         task = DialogueTask(model, recipe, exchanges, split.train, tokens, validation)
         fitted = fit(
@@ -187,7 +186,7 @@ def train_dialogue(dataset: Dialogues, recipe: DialogueRecipe, run: Run) -> Chec
         )
         task.cpu().load_state_dict(fitted.state)
         if recipe.lora_rank:
-            model.encoder.transformer = merge_lora(model.encoder.transformer)
+            merge_lora(model.encoder)
     model.eval().requires_grad_(True).refresh()
     scores = {
         "protocol": PROTOCOL,

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-# Linear layers of attention in the BERT family, by the last part of their name.
-TARGETS: Final = ("query", "key", "value", "q_lin", "k_lin", "v_lin")
+from typing import Any, Protocol
 
 
-def add_lora(transformer: Any, rank: int, alpha: float) -> Any:
-    """Freeze a transformer and put matrices of low rank beside those of its attention; they start as zero.
+class Adaptable(Protocol):
+    """What holds a model of `transformers`."""
+
+    transformer: Any
+
+
+def add_lora(encoder: Adaptable, *, rank: int, alpha: float) -> None:
+    """Freeze a transformer and train low-rank updates of its linear layers, which start as zero, until `merge_lora`.
 
     Args:
-        transformer: a model of `transformers`.
-        rank: of the matrices.
-        alpha: their product is multiplied by `alpha / rank`.
-
-    Returns:
-        What takes the transformer's place until `merge_lora`.
+        encoder: holds the transformer.
+        rank: of the updates.
+        alpha: they are multiplied by `alpha / rank`.
     """
     from peft import LoraConfig, get_peft_model
 
-    names = {name.rpartition(".")[2] for name, _ in transformer.named_modules()}
-    targets = [name for name in TARGETS if name in names]
-    return get_peft_model(transformer, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets))
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
+    encoder.transformer = get_peft_model(encoder.transformer, config)
 
 
-def merge_lora(adapted: Any) -> Any:
-    """Add the low-rank matrices to the weights and return the transformer under its old parameter names."""
-    return adapted.merge_and_unload()
+def merge_lora(encoder: Adaptable) -> None:
+    """Add the low-rank updates to the weights, which brings the transformer back under its old parameter names."""
+    encoder.transformer = encoder.transformer.merge_and_unload()
