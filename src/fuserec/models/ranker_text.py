@@ -118,12 +118,21 @@ class TextRankTower(nn.Module):
             (B, C, 2) float32: the click logit, and the rating in the units of the data. A candidate's do not depend
             on the other candidates, nor on the amount of padding.
         """
+        before, after = self.sequences(history, candidates)
+        return self.score(before, after).reshape(*candidates.shape, len(HEADS))
+
+    def packed(self, history: Tensor, candidates: Tensor) -> Tensor:
+        """Return what `forward` does, after taking the padding out; graphs cannot, as their sizes are not data."""
+        before, after = (_squeeze(tokens, self.pad_id) for tokens in self.sequences(history, candidates))
+        return self.score(before, after).reshape(*candidates.shape, len(HEADS))
+
+    def sequences(self, history: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens of each pair, padded anywhere: (B, L), (B, C) -> (B * C, S), (B * C, T) int64."""
         batch, count = candidates.shape
         # As many columns as are read, whatever came: what a sequence looks like must not depend on the padding.
         past = nn.functional.pad(history, (self.max_history, 0), value=PADDING)[:, -self.max_history :]
-        read = torch.where(past == PADDING, self.pad_id, self.tokens[past].permute(2, 0, 1)).permute(1, 2, 0)
-        before = read.flatten(1)[:, None].expand(batch, count, -1).flatten(0, 1)
-        return self.score(before, self.tokens[candidates].flatten(0, 1)).reshape(batch, count, len(HEADS))
+        before = self.tokens[past].flatten(1)[:, None].expand(batch, count, -1).flatten(0, 1)
+        return before, self.tokens[candidates].flatten(0, 1)
 
     def score(self, before: Tensor, after: Tensor) -> Tensor:
         """Score N pairs of texts: (N, S) and (N, T) int64 tokens, padded anywhere -> (N, 2) float32."""
@@ -162,6 +171,14 @@ class TextRanker(nn.Module):
     def heads(self) -> tuple[str, ...]:
         """Which of `click` and `rating` were trained; the first of them is what candidates are ordered by."""
         return parse_heads(self.config.tasks)
+
+
+def _squeeze(tokens: Tensor, pad_id: int) -> Tensor:
+    """Move padding to the right, and as much of it away as all rows have: (N, S) int64 -> (N, at most S)."""
+    missing = tokens == pad_id
+    longest = int((~missing).sum(dim=1).max())
+    order = missing.long().argsort(dim=1, stable=True)
+    return tokens.gather(1, order)[:, :longest]
 
 
 def _mean(states: Tensor, present: Tensor) -> Tensor:

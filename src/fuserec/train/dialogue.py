@@ -155,7 +155,13 @@ class DialogueTask(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up."""
-        return adamw(self.model, self.recipe)
+        recipe = self.recipe
+        return adamw(
+            self.model,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            warmup_steps=recipe.warmup_steps,
+        )
 
 
 def train_dialogue(dataset: Dialogues, recipe: DialogueRecipe, run: Run) -> Checkpoint:

@@ -11,11 +11,14 @@ from typing import Any, Final
 
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
+from fuserec.models.ranker import AttentionRanker, CrossRanker, MLPRanker
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec
 from fuserec.train.data import read_folder
 from fuserec.train.dialogue import DialogueRecipe, train_dialogue
 from fuserec.train.dialogues import read_dialogues
 from fuserec.train.matrix_factorization import MatrixFactorizationRecipe, train_matrix_factorization
+from fuserec.train.ranking import RankerRecipe, ranker_trainer
+from fuserec.train.ranking_text import TextRankerRecipe, train_text_ranker
 from fuserec.train.sequential import MaskedRecipe, RecurrentRecipe, SequentialRecipe, sequential_trainer
 from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
 
@@ -61,6 +64,20 @@ RECIPES: Final[dict[str, Recipe]] = {
     "conv": Recipe(SequentialRecipe, sequential_trainer("conv", NextItNet), "dilated causal convolutions (NextItNet)"),
     "bert4rec": Recipe(
         MaskedRecipe, sequential_trainer("bert4rec", BERT4Rec), "self-attention both ways, guessing masked items"
+    ),
+    "ranker-mlp": Recipe(
+        RankerRecipe, ranker_trainer("ranker-mlp", MLPRanker), "re-ranks candidates: MLP over user, item and features"
+    ),
+    "ranker-attention": Recipe(
+        RankerRecipe,
+        ranker_trainer("ranker-attention", AttentionRanker),
+        "re-ranks candidates: each of them looks at the history (target attention)",
+    ),
+    "ranker-dcn": Recipe(
+        RankerRecipe, ranker_trainer("ranker-dcn", CrossRanker), "re-ranks candidates: cross network (DCN-v2)"
+    ),
+    "ranker-text": Recipe(
+        TextRankerRecipe, train_text_ranker, "re-ranks few candidates: history and candidate read as one text"
     ),
     "dialogue": Recipe(
         DialogueRecipe, train_dialogue, "the conversation so far to a reply from a list, both as text", read_dialogues

@@ -68,7 +68,13 @@ ModelT = TypeVar("ModelT", bound=Retriever)
 
 
 class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
-    """What Lightning needs to know of any retriever but the loss: examples, optimizer, validation metric."""
+    """What Lightning needs to know of any retriever but the loss: examples, optimizer, validation metric.
+
+    Attributes:
+        monitor: what `validation_step` logs and the best epoch is chosen by; more is better.
+    """
+
+    monitor: str = MONITOR
 
     def __init__(self, model: ModelT, recipe: RecipeT, split: Split) -> None:
         super().__init__()
@@ -91,19 +97,20 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up."""
-        return adamw(self.model, self.recipe)
+        recipe = self.recipe
+        return adamw(
+            self.model,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            warmup_steps=recipe.warmup_steps,
+        )
 
 
-def adamw(model: nn.Module, recipe: RetrieverRecipe) -> Any:
+def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float, warmup_steps: int) -> Any:
     """Return AdamW with linear warm-up over the weights of a model that are to be trained, as Lightning takes it."""
-    optimizer = torch.optim.AdamW(
-        (parameter for parameter in model.parameters() if parameter.requires_grad),
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-    warmup = max(1, recipe.warmup_steps)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True)
+    warmup = max(1, warmup_steps)
     schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -141,7 +148,12 @@ def train_retriever(
         model = build(split)
         task = task_type(model, recipe, split)
         fitted = fit(
-            task, task.batches(), monitor=MONITOR, epochs=recipe.epochs, patience=recipe.patience, progress=run.progress
+            task,
+            task.batches(),
+            monitor=task.monitor,
+            epochs=recipe.epochs,
+            patience=recipe.patience,
+            progress=run.progress,
         )
     prefix = "model."
     state = {name.removeprefix(prefix): tensor for name, tensor in fitted.state.items() if name.startswith(prefix)}
@@ -151,8 +163,8 @@ def train_retriever(
     return Checkpoint(
         architecture=architecture,
         arguments=dataclasses.asdict(model.config),  # type: ignore[call-overload]  # configurations are dataclasses
-        items=_items_table(dataset),
-        users=_users_table(split),
+        items=items_table(dataset),
+        users=users_table(split),
         metrics=metrics,
         state=state,
     )
@@ -172,13 +184,15 @@ def _metrics(model: Retriever, recipe: RetrieverRecipe, split: Split, fitted: Fi
     }
 
 
-def _items_table(dataset: DataSet) -> pl.DataFrame:
+def items_table(dataset: DataSet) -> pl.DataFrame:
+    """Return `items.parquet` of a checkpoint."""
     counts = dataset.interactions.group_by("item_id").agg(count=pl.len().cast(pl.Int64))
     items = dataset.items.join(counts, on="item_id", how="left", maintain_order="left")
     return items.with_columns(pl.col("count").fill_null(0)).select(ITEMS_SCHEMA.names())
 
 
-def _users_table(split: Split) -> pl.DataFrame:
+def users_table(split: Split) -> pl.DataFrame:
+    """Return `users.parquet` of a checkpoint."""
     item_ids = pl.Series(split.item_ids[split.full.values - 1], dtype=pl.Int64)
     flat = pl.DataFrame({"user_id": split.user_ids[split.full.row_of_value], "history": item_ids})
     return flat.group_by("user_id", maintain_order=True).agg("history")
