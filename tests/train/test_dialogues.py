@@ -106,7 +106,8 @@ def test_too_few_conversations_are_refused() -> None:
 
 FILES = {
     "english/conversations.yml": "conversations:\n- - Hello\n  - Hi\n  - How are you?\n  - No\n",
-    "english/trivia.yml": "conversations:\n- - When?\n  - 1963\n  - Long ago\n- - When?\n  - 1963\n- not a list\n- - Alone\n",
+    "english/trivia.yml": "conversations:\n- - When?\n  - 1963\n  - Long ago\n"
+    "- - When?\n  - 1963\n- not a list\n- - Alone\n",
     "german/trivia.yml": "conversations:\n- - Wann?\n  - Nie\n",
 }
 

@@ -63,7 +63,7 @@ class DialogueRecipe(RetrieverRecipe):
     max_turns: int = 6
     max_tokens: int = 64
     lora_rank: int = 8
-    lora_alpha: float = 16.0
+    lora_alpha: int = 16
     temperature: float = 0.05
     held_out: float = 0.15
 

@@ -11,7 +11,7 @@ class Adaptable(Protocol):
     transformer: Any
 
 
-def add_lora(encoder: Adaptable, *, rank: int, alpha: float) -> None:
+def add_lora(encoder: Adaptable, *, rank: int, alpha: int) -> None:
     """Freeze a transformer and train low-rank updates of its linear layers, which start as zero, until `merge_lora`.
 
     Args:
@@ -19,10 +19,10 @@ def add_lora(encoder: Adaptable, *, rank: int, alpha: float) -> None:
         rank: of the updates.
         alpha: they are multiplied by `alpha / rank`.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, LoraModel
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
-    encoder.transformer = get_peft_model(encoder.transformer, config)
+    encoder.transformer = LoraModel(encoder.transformer, config, "default")
 
 
 def merge_lora(encoder: Adaptable) -> None:

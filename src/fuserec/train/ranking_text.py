@@ -77,7 +77,7 @@ class TextRankerRecipe:
     encoder: str = PACKAGED
     n_layers: int = 3
     lora_rank: int = 8
-    lora_alpha: float = 16.0
+    lora_alpha: int = 16
     max_history: int = 5
     max_tokens: int = 12
     dropout: float = 0.1
@@ -108,14 +108,14 @@ class TextRankerTask(lightning.LightningModule):
         recipe: TextRankerRecipe,
         positions: PositionSampler,
         validation: SampledUsers,
-        ratings: Ratings,
+        mean_rating: float,
     ) -> None:
         super().__init__()
         self.model = model
         self.recipe = recipe
         self.positions = positions
         self.validation = validation
-        self.ratings = ratings
+        self.mean_rating = mean_rating
 
     def training_step(self, batch: Positions, batch_idx: int) -> Tensor:
         """Return the loss."""
@@ -148,7 +148,7 @@ class TextRankerTask(lightning.LightningModule):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Log what is gained over guessing: of log-loss where clicks are learned, else of the squared error."""
-        scores = text_ranker_metrics(self.model, self.validation, self.ratings.mean, ranking=False)
+        scores = text_ranker_metrics(self.model, self.validation, self.mean_rating, ranking=False)
         if "log_loss" in scores:
             value = math.log(2.0) - scores["log_loss"]
         else:
@@ -176,6 +176,7 @@ def train_text_ranker(dataset: DataSet, recipe: TextRankerRecipe, run: Run) -> C
     if int(split.train.lengths.max()) < 2:
         raise DataError("no user has two interactions left to learn from; expected at least one user with 4 of them")
     ratings = split_ratings(dataset, split)
+    mean = ratings.mean if ratings.exist else 0.0
     recipe = dataclasses.replace(recipe, tasks=_tasks(recipe, ratings))
     pretrained = load_pretrained(recipe.encoder)
     # The caller's random state is not ours to move.
@@ -183,14 +184,14 @@ def train_text_ranker(dataset: DataSet, recipe: TextRankerRecipe, run: Run) -> C
         torch.manual_seed(recipe.seed)
         model = build_model(recipe, item_texts(dataset.items), pretrained)
         if ratings.exist:
-            model.rank_tower.rating_mean.fill_(ratings.mean)
+            model.rank_tower.rating_mean.fill_(mean)
             model.rank_tower.rating_scale.fill_(ratings.scale)
         if recipe.lora_rank:
             add_lora(model.rank_tower, rank=recipe.lora_rank, alpha=recipe.lora_alpha)
         tuned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         positions = PositionSampler(split, ratings, recipe.max_history, recipe.n_negatives)
         validation, test = sample_users(split, ratings, recipe.max_history, recipe.n_evaluated)
-        task = TextRankerTask(model, recipe, positions, validation, ratings)
+        task = TextRankerTask(model, recipe, positions, validation, mean)
         fitted = fit(
             task,
             positions.batches(recipe.steps, recipe.batch_size, recipe.seed),
@@ -205,8 +206,8 @@ def train_text_ranker(dataset: DataSet, recipe: TextRankerRecipe, run: Run) -> C
     model.eval().requires_grad_(True)
     metrics = {
         "protocol": PROTOCOL,
-        "validation": text_ranker_metrics(model, validation, ratings.mean),
-        "test": text_ranker_metrics(model, test, ratings.mean),
+        "validation": text_ranker_metrics(model, validation, mean),
+        "test": text_ranker_metrics(model, test, mean),
         "baselines": {"popularity": popularity_metrics(test)},
         "tasks": list(model.heads),
         "epochs": fitted.epochs,
@@ -214,7 +215,7 @@ def train_text_ranker(dataset: DataSet, recipe: TextRankerRecipe, run: Run) -> C
         "train_seconds": round(fitted.seconds, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tuned_parameters": tuned,
-        "n_test_users": int(test.users.size),
+        "n_test_users": int(test.targets.size),
         "recipe": dataclasses.asdict(recipe),
     }
     logger.info("ranker-text: test %s after %d epochs, %.0f s", metrics["test"], fitted.epochs, fitted.seconds)
