@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from fuserec.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from fuserec.client import Recommendations
+    from fuserec.client import Ranked, Recommendations
     from fuserec.manifest import Manifest
     from fuserec.serve.launcher import Server
 
@@ -122,6 +123,19 @@ def recommendations(answer: Recommendations, catalogue: Catalogue | None) -> Non
         out.print(f"{answer.ignored} ids of history and exclude are not in the catalogue", style="yellow")
     if catalogue is None:
         out.print("no titles: give --items REPOSITORY or items.parquet", style="dim")
+    out.print(f"model version {answer.model_version}", style="dim")
+
+
+def ranked(answer: Ranked, catalogue: Catalogue | None) -> None:
+    """Show candidates in the ranker's order."""
+    rated = bool(np.isfinite(answer.ratings).any())
+    table = Table("#", "item", "score", *(["rating"] if rated else []), *(["title", "genres"] if catalogue else []))
+    for place, ((item_id, score), rating) in enumerate(zip(answer, answer.ratings.tolist(), strict=True), start=1):
+        about = [catalogue.title(item_id), catalogue.genres(item_id)] if catalogue else []
+        table.add_row(str(place), str(item_id), f"{score:.4f}", *([f"{rating:.2f}"] if rated else []), *about)
+    out.print(table)
+    if answer.ignored:
+        out.print(f"{answer.ignored} ids of history and candidates are not in the catalogue", style="yellow")
     out.print(f"model version {answer.model_version}", style="dim")
 
 

@@ -11,11 +11,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH
-from fuserec.export.blend import choose_weight, ndcg
+from fuserec.export.blend import choose_weight, ndcg, target_ranks
 from fuserec.export.histories import padded_rows
 from fuserec.export.parts import RANK_BATCH, Part
 from fuserec.kernels import ItemIndex
 from fuserec.manifest import RerankRecord
+from fuserec.serve.blending import blend
 from fuserec.serve.engines import OnnxRuntimeEngine
 
 MIN_INTERACTIONS: Final = 3
@@ -29,6 +30,11 @@ class _Scored:
     retrieval: NDArray[np.float32]
     rank: NDArray[np.float32]
     target: NDArray[np.int64]
+
+
+def _ndcg(scored: _Scored, weight: float) -> float:
+    blended = blend(scored.retrieval, scored.rank, weight)
+    return float(ndcg(target_ranks(blended, scored.target)).mean())
 
 
 class Reranking:
@@ -69,7 +75,7 @@ class Reranking:
         validation, test = self._score(2), self._score(1)
         chosen = choose_weight(validation.retrieval, validation.rank, validation.target)
         numbers = {
-            f"{name}_{when}": ndcg(scored.retrieval, scored.rank, scored.target, weight)
+            f"{name}_{when}": _ndcg(scored, weight)
             for name, scored in (("validation", validation), ("test", test))
             for when, weight in (("before", 0.0), ("after", chosen.weight))
         }
@@ -106,4 +112,4 @@ class Reranking:
         ]
         hit = found.ids == wanted[here, None]
         target = np.where(hit.any(axis=1), hit.argmax(axis=1), -1)
-        return _Scored(found.scores, np.where(is_one, np.concatenate(scores), -np.inf).astype(np.float32), target)
+        return _Scored(found.scores, np.concatenate(scores), target)

@@ -95,9 +95,9 @@ class Cross(nn.Module):
 
     def forward(self, user: Tensor, items: Tensor, features: Tensor, past: Tensor, present: Tensor) -> Tensor:
         """As the module says; the history is not looked at beyond what the user vector holds of it."""
-        shape = torch.broadcast_shapes(user[:, None].shape, items.shape)
-        parts = [user[:, None] * self.scale, items * self.scale, features * self.scale]
-        start = torch.cat([part.expand(shape) for part in parts], dim=-1)
+        users = user[:, None].expand_as(items)
+        features = features.expand_as(items)
+        start = torch.cat([users, items, features], dim=-1) * self.scale
         x = start
         for down, up in zip(self.down, self.up, strict=True):
             x = start * up(down(x)) + x

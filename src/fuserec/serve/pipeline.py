@@ -242,7 +242,6 @@ class Pipeline:
             return ids, scores
         candidates = self._users.rows(ids[rows, :n])
         opinions = reranker.stage.order(reranker.stage.run(users.take(rows), candidates))
-        opinions = np.where(candidates > 0, opinions, -np.inf).astype(np.float32)
         blended = blend(scores[rows, :n], opinions, reranker.weight)
         order = np.argsort(-blended, axis=1, kind="stable")
         # The tail goes on from the last of the reordered, by the retriever's own differences.

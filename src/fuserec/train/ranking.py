@@ -59,7 +59,7 @@ class RankerRecipe(RetrieverRecipe):
     next_item_weight: float = 1.0
     click_weight: float = 1.0
     rating_weight: float = 0.1
-    n_negatives: int = 32
+    n_negatives: int = 16
     n_ranked: int = 8
     hidden: int = 64
     temperature: float = 0.1
@@ -105,8 +105,8 @@ def task_options(tasks: str | None = None, weights: str | None = None) -> dict[s
     """Turn `--tasks next-item,click --task-weights 1,0.5` into options of a recipe.
 
     Raises:
-        UsageError: if there are weights without tasks, not one weight a task, or a weight is no number; that the
-            names are known, the recipe checks.
+        UsageError: if there are weights without tasks, not one weight a task, a weight is no number or its task is
+            unknown; without weights, it is the recipe that checks the names.
     """
     if tasks is None:
         if weights is not None:
@@ -119,8 +119,10 @@ def task_options(tasks: str | None = None, weights: str | None = None) -> dict[s
     if len(names) != len(values):
         raise UsageError(f"--task-weights has {len(values)} numbers for {len(names)} tasks; expected one a task")
     for name, value in zip(names, values, strict=True):
+        if name not in WEIGHT_OPTIONS:
+            raise UsageError(f"--tasks names {name!r}; expected one of {', '.join(WEIGHT_OPTIONS)}")
         try:
-            options[WEIGHT_OPTIONS.get(name, name)] = float(value)
+            options[WEIGHT_OPTIONS[name]] = float(value)
         except ValueError:
             raise UsageError(f"--task-weights has {value!r} for {name}; expected a number") from None
     return options
