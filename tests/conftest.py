@@ -67,14 +67,18 @@ def write_untrained(architecture: str, folder: Path) -> None:
     if "encoder" in fields:
         arguments |= {"encoder": TINY_ENCODER, "max_tokens": 8}
         tokenizer = tiny_tokenizer(items["title"].to_list())
+    if "first_token" in fields:
+        arguments |= {"first_token": 1, "max_tokens": 4, "max_history": 5}
     torch.manual_seed(0)
     module = build_module(architecture, arguments)
     if tokenizer is not None:
         from fuserec.tokens import Tokenizer
 
-        tokens = torch.from_numpy(Tokenizer(tokenizer, max_tokens=8, pad_id=0)(items["title"].to_list()))
-        module.tokens[1:, : tokens.shape[1]] = tokens
-        module.refresh()
+        tokens = torch.from_numpy(Tokenizer(tokenizer, max_tokens=4, pad_id=0)(items["title"].to_list()))
+        reader = module.rank_tower if "first_token" in fields else module
+        reader.tokens[1:, : tokens.shape[1]] = tokens
+        if reader is module:
+            module.refresh()
     metrics = {"note": "untrained"}
     Checkpoint(architecture, arguments, items, users, metrics, module.state_dict(), tokenizer).save(folder)
 

@@ -18,7 +18,7 @@ class Tokenizer:
     """The tokenizer of a text encoder.
 
     Args:
-        document: what a `tokenizer.json` holds.
+        document: what a `tokenizer.json` holds; where its truncation goes "left", the end of a long text is read.
         max_tokens: tokens that a text is cut to, the special ones included.
         pad_id: token that fills shorter texts up.
 
@@ -33,7 +33,8 @@ class Tokenizer:
             self._library = Library.from_str(document)
         except Exception as error:  # the library raises nothing narrower
             raise CheckpointError(f"tokenizer.json is not a tokenizer ({error})") from error
-        self._library.enable_truncation(max_tokens)
+        self._from_end = (self._library.truncation or {}).get("direction") == "left"
+        self._library.enable_truncation(max_tokens, direction="left" if self._from_end else "right")
         self._library.enable_padding(pad_id=pad_id)
         self.max_tokens = max_tokens
         self.pad_id = pad_id
@@ -45,7 +46,8 @@ class Tokenizer:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return (N, T) int64 tokens, T being the longest of these texts, at least 1 and at most `max_tokens`."""
-        encodings = self._library.encode_batch([text[:MAX_CHARACTERS] for text in texts])
+        part = slice(-MAX_CHARACTERS, None) if self._from_end else slice(MAX_CHARACTERS)
+        encodings = self._library.encode_batch([text[part] for text in texts])
         width = max((len(encoding.ids) for encoding in encodings), default=0)
         tokens = np.full((len(texts), max(1, width)), self.pad_id, dtype=np.int64)
         for line, encoding in zip(tokens, encodings, strict=True):

@@ -29,6 +29,8 @@ RECIPE_LINES: Final = {
     "ranker-mlp": "re-ranks candidates: MLP over user, item and features",
     "ranker-attention": "re-ranks candidates: each of them looks at the history (target attention)",
     "ranker-dcn": "re-ranks candidates: cross network (DCN-v2)",
+    "ranker-text": "re-ranks few candidates: history and candidate read as one text",
+    "dialogue": "the conversation so far to a reply from a list, both as text",
 }
 TAUGHT: Final = "distill"
 ALL_LINES: Final = RECIPE_LINES | {
@@ -44,7 +46,7 @@ PRIVATE: Final = "Differential privacy"
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Option(help="Folder with interactions and items, Parquet or CSV.")],
+    data: Annotated[Path, typer.Option(help="Folder with interactions and items, or dialogues; Parquet or CSV.")],
     out: Annotated[Path, typer.Option(help="Folder to write the checkpoint into.")],
     recipe: Annotated[str | None, typer.Argument(help=RECIPE_HELP + "\n\nLeft out with --continue and --from.")] = None,
     epochs: Annotated[
@@ -132,6 +134,7 @@ def train(
     """Train a recommender and write its checkpoint, with what it scored on held-out interactions."""
     from fuserec import display
     from fuserec.models.checkpoint import check_destination
+    from fuserec.train.data import read_folder
     from fuserec.train.ranking import task_options
     from fuserec.train.recipes import parse_settings
     from fuserec.train.run import Run, TrainerOptions, is_first_process
@@ -139,6 +142,8 @@ def train(
 
     start = _start(continued, transferred)
     chosen = _recipe(recipe, teacher, student, start)
+    if start is not None and chosen.read is not read_folder:
+        raise UsageError("--continue and --from are for interactions; this recipe can only be trained anew")
     given = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     named = {name: value for name, value in given.items() if value is not None}
     asked = {**task_options(tasks, task_weights), **parse_settings(chosen, settings or []), **named}

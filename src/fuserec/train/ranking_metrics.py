@@ -84,7 +84,19 @@ def click_metrics(model: Ranker, split: Split, histories: Ragged, targets: IntAr
     rows = np.concatenate([targets[:, None], unseen], axis=1)
     logits = EvaluatedUsers(model.eval(), split, histories).candidates(rows)[..., 0]
     model.train(was_training)
-    drawn = torch.from_numpy(unseen != PADDING)
+    return judge_clicks(logits, torch.from_numpy(unseen != PADDING))
+
+
+def judge_clicks(logits: Tensor, drawn: Tensor) -> dict[str, float]:
+    """Compare the click logits of targets with those of unseen items.
+
+    Args:
+        logits: (E, 1 + N) float32, the target first.
+        drawn: (E, N) bool, False where there is no unseen item.
+
+    Returns:
+        auc, log_loss and accuracy; nothing if there is no unseen item at all.
+    """
     if not bool(drawn.any()):
         return {}
     positive, negative = logits[:, :1].expand(drawn.shape)[drawn], logits[:, 1:][drawn]
@@ -110,9 +122,13 @@ def rating_metrics(
     rated = np.isfinite(ratings)
     said = EvaluatedUsers(model.eval(), split, histories).candidates(targets[:, None])[rated, 0, 1]
     model.train(was_training)
-    if rated.sum() < 2:
+    return judge_ratings(said, torch.from_numpy(ratings[rated]), mean)
+
+
+def judge_ratings(said: Tensor, given: Tensor, mean: float) -> dict[str, float]:
+    """Compare guessed with given ratings, (n,) float32 both; returns as `rating_metrics`."""
+    if given.numel() < 2:
         return {}
-    given = torch.from_numpy(ratings[rated])
     always = torch.full_like(given, mean)
     return {
         "mae": float(mean_absolute_error(said, given)),

@@ -7,15 +7,20 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.ranker import AttentionRanker, CrossRanker, MLPRanker
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec
+from fuserec.train.data import read_folder
+from fuserec.train.dialogue import DialogueRecipe, train_dialogue
+from fuserec.train.dialogues import read_dialogues
 from fuserec.train.distill import distill, get_student
 from fuserec.train.matrix_factorization import MatrixFactorizationRecipe, train_matrix_factorization
 from fuserec.train.ranking import RankerRecipe, ranker_trainer
+from fuserec.train.ranking_text import TextRankerRecipe, train_text_ranker
 from fuserec.train.sequential import MaskedRecipe, RecurrentRecipe, SequentialRecipe, sequential_trainer
 from fuserec.train.text import TextRecipe, train_text
 from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
@@ -29,11 +34,13 @@ class Recipe:
         config_type: frozen dataclass of options, all with defaults.
         train: `train(dataset, config, run)` -> checkpoint.
         description: one line for `--help`.
+        read: makes the data set that `train` takes of a data folder.
     """
 
     config_type: type[Any]
     train: Callable[..., Checkpoint]
     description: str
+    read: Callable[[Path], Any] = read_folder
 
     def options(self, given: Mapping[str, object]) -> Any:
         """Return the options, those that are not given being the defaults.
@@ -74,6 +81,12 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
     "ranker-dcn": Recipe(
         RankerRecipe, ranker_trainer("ranker-dcn", CrossRanker), "re-ranks candidates: cross network (DCN-v2)"
+    ),
+    "ranker-text": Recipe(
+        TextRankerRecipe, train_text_ranker, "re-ranks few candidates: history and candidate read as one text"
+    ),
+    "dialogue": Recipe(
+        DialogueRecipe, train_dialogue, "the conversation so far to a reply from a list, both as text", read_dialogues
     ),
 }
 

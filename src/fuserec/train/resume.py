@@ -31,17 +31,16 @@ from torch.optim import Optimizer
 from fuserec.errors import CheckpointError
 from fuserec.files import replacing_file
 from fuserec.train.batches import Batches
-from fuserec.train.data import DataSet
 from fuserec.train.selection import BestWeights, Patience
 
 STATE_FILE: Final = "resume.safetensors"
 FORMAT: Final = "fuserec-resume-1"
 
 
-def data_digest(dataset: DataSet) -> str:
-    """Return a digest of interactions and items, rows in order; it may change with the version of polars."""
+def data_digest(*tables: pl.DataFrame) -> str:
+    """Return a digest of tables, rows in order; it may change with the version of polars."""
     digest = hashlib.sha256(pl.__version__.encode())
-    for table in (dataset.interactions, dataset.items):
+    for table in tables:
         digest.update(" ".join(table.columns).encode())
         digest.update(table.hash_rows().to_numpy().tobytes())
     return digest.hexdigest()

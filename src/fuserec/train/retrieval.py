@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 import lightning.pytorch as lightning
 import polars as pl
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fuserec.errors import DataError
@@ -126,16 +127,27 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up."""
         recipe = self.recipe
-        optimizer = torch.optim.AdamW(
+        return adamw(
             self.trained(),
-            lr=recipe.learning_rate,
+            learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
-            betas=(0.9, 0.98),
-            fused=True,
+            warmup_steps=recipe.warmup_steps,
         )
-        warmup = max(1, recipe.warmup_steps)
-        schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a module that are not frozen."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def adamw(parameters: Any, *, learning_rate: float, weight_decay: float, warmup_steps: int) -> Any:
+    """Return AdamW with linear warm-up over parameters, or groups of them, as Lightning takes it."""
+    optimizer = torch.optim.AdamW(
+        parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.98), fused=True
+    )
+    warmup = max(1, warmup_steps)
+    schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def train_retriever(
@@ -184,7 +196,11 @@ def train_retriever(
             epochs=recipe.epochs,
             patience=recipe.patience,
             run=run,
-            identity={**dataclasses.asdict(recipe), "architecture": architecture, "data": data_digest(dataset)},
+            identity={
+                **dataclasses.asdict(recipe),
+                "architecture": architecture,
+                "data": data_digest(dataset.interactions, dataset.items),
+            },
             first=first,
             extra=[pruner] if pruner else [],
         )
@@ -203,10 +219,10 @@ def train_retriever(
     return Checkpoint(
         architecture=architecture,
         arguments=dataclasses.asdict(model.config),  # type: ignore[call-overload]  # configurations are dataclasses
-        items=_items_table(dataset),
-        users=_users_table(split),
+        items=items_table(dataset),
+        users=users_table(split),
         metrics=metrics,
-        state=model.state_dict(),
+        state=state,
     )
 
 
@@ -237,13 +253,15 @@ def _metrics(model: Retriever, recipe: RetrieverRecipe, split: Split, fitted: Fi
     }
 
 
-def _items_table(dataset: DataSet) -> pl.DataFrame:
+def items_table(dataset: DataSet) -> pl.DataFrame:
+    """Return `items.parquet` of a checkpoint."""
     counts = dataset.interactions.group_by("item_id").agg(count=pl.len().cast(pl.Int64))
     items = dataset.items.join(counts, on="item_id", how="left", maintain_order="left")
     return items.with_columns(pl.col("count").fill_null(0)).select(ITEMS_SCHEMA.names())
 
 
-def _users_table(split: Split) -> pl.DataFrame:
+def users_table(split: Split) -> pl.DataFrame:
+    """Return `users.parquet` of a checkpoint."""
     item_ids = pl.Series(split.item_ids[split.full.values - 1], dtype=pl.Int64)
     flat = pl.DataFrame({"user_id": split.user_ids[split.full.row_of_value], "history": item_ids})
     return flat.group_by("user_id", maintain_order=True).agg("history")

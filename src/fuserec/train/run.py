@@ -117,6 +117,13 @@ class Run:
             # Whoever reads the state of the generator can take the noise away again.
             raise UsageError("private training came with checkpoints or resume; its noise must not be written down")
 
+    def refuse_start_and_privacy(self, recipe: str) -> None:
+        """Raise `UsageError` where a recipe that can do neither is to start from a checkpoint or to train privately."""
+        if self.start is not None:
+            raise UsageError(f"{recipe} came with --continue or --from; it can only be trained anew")
+        if self.privacy is not None:
+            raise UsageError(f"{recipe} came with --private-epsilon; expected a sequential recipe")
+
     def phase(self, name: str) -> Run:
         """Return the run of one phase of a training that has several, with folders of its own for what is written."""
         options = self.trainer

@@ -26,6 +26,7 @@ from fuserec.tokens import Tokenizer
 from fuserec.train import finetuning
 from fuserec.train.data import DataSet
 from fuserec.train.item_text import item_texts
+from fuserec.train.lora import add_lora, merge_lora
 from fuserec.train.losses import MASKED
 from fuserec.train.negatives import consumption_keys, is_consumed, log_sampling_probability
 from fuserec.train.pretrained import PACKAGED, Pretrained, load_pretrained
@@ -279,14 +280,14 @@ class TuneTask(TextTask):
     def finish(self) -> None:
         """Merge what LoRA learned, which moves the vectors by no more than rounding; the table follows it."""
         if self.recipe.tuning == "lora":
-            finetuning.merge_lora(self.model.encoder)
+            merge_lora(self.model.encoder)
             self.model.refresh()
 
 
 def _open(model: TextRetriever, recipe: TextRecipe) -> None:
     """Make trainable what the tuning trains."""
     if recipe.tuning == "lora":
-        finetuning.add_lora(model.encoder, rank=recipe.lora_rank, alpha=recipe.lora_alpha)
+        add_lora(model.encoder, rank=recipe.lora_rank, alpha=recipe.lora_alpha)
     elif recipe.tuning == "adapter":
         finetuning.add_adapters(model.encoder, width=recipe.adapter)
         model.config = dataclasses.replace(model.config, adapter=recipe.adapter)
