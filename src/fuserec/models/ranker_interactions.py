@@ -96,9 +96,8 @@ class Cross(nn.Module):
 
     def forward(self, user: Tensor, items: Tensor, features: Tensor, past: Tensor, present: Tensor) -> Tensor:
         """As the module says; the history is not looked at beyond what the user vector holds of it."""
-        users = user[:, None].expand_as(items)
-        features = features.expand_as(items)
-        start = torch.cat([users, items, features], dim=-1) * self.scale
+        shape = (user.shape[0], *items.shape[1:])
+        start = torch.cat([part.expand(shape) for part in (user[:, None], items, features)], dim=-1) * self.scale
         x = start
         for down, up in zip(self.down, self.up, strict=True):
             x = start * up(down(x)) + x

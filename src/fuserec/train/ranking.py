@@ -52,9 +52,9 @@ class RankerRecipe(RetrieverRecipe):
         user_dropout: how often the user id is hidden, so that the model also serves users it has never seen.
     """
 
-    epochs: int = 30
-    patience: int = 6
-    dim: int = 64
+    epochs: int = 16
+    learning_rate: float = 3e-3
+    patience: int = 5
     tasks: str = AUTO
     next_item_weight: float = 1.0
     click_weight: float = 1.0
