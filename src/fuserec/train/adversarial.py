@@ -1,10 +1,10 @@
 """Training at shifted item embeddings: by noise, or to where the loss is worst.
 
-    noise         every vector of the item table is moved by a fixed length in a random direction, anew each step, as
-                  SimGCL does (Yu et al. 2022)
-    adversarial   every vector is moved by a fixed length along the gradient of the loss, which raises the loss most;
-                  loss + weight * loss there is minimized: adversarial personalized ranking (He et al. 2018), the fast
-                  gradient method of Goodfellow et al. (2015) with the length of a vector in place of its largest entry
+noise         every vector of the item table is moved by a fixed length in a random direction, anew each step, as
+              SimGCL does (Yu et al. 2022)
+adversarial   every vector is moved by a fixed length along the gradient of the loss, which raises the loss most;
+              loss + weight * loss there is minimized: adversarial personalized ranking (He et al. 2018), the fast
+              gradient method of Goodfellow et al. (2015) with the length of a vector in place of its largest entry
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Examples, what each chose, and the candidates it did not choose, scored; and the losses over them.
 
-    info-nce   cross-entropy of telling the item from the candidates at hand (van den Oord et al. 2018); how likely each
-               was to be among them is taken out of its logit (logQ correction, Yi et al. 2019)
-    softmax    cross-entropy over the whole catalogue; candidates that were drawn stand for all, each weighed by how
-               often it was to be expected in the draw (Bengio and Senecal 2008; Jean et al. 2015)
-    bpr        a logistic loss a pair (Rendle et al. 2009)
-    margin     a hinge a pair
+info-nce   cross-entropy of telling the item from the candidates at hand (van den Oord et al. 2018); how likely each
+           was to be among them is taken out of its logit (logQ correction, Yi et al. 2019)
+softmax    cross-entropy over the whole catalogue; candidates that were drawn stand for all, each weighed by how
+           often it was to be expected in the draw (Bengio and Senecal 2008; Jean et al. 2015)
+bpr        a logistic loss a pair (Rendle et al. 2009)
+margin     a hinge a pair
 """
 
 from __future__ import annotations
