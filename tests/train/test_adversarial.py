@@ -17,7 +17,7 @@ from fuserec.train.robust import RobustTask
 from fuserec.train.run import Run
 from fuserec.train.sequential import NextItemTask, SequentialRecipe
 from fuserec.train.split import leave_one_out
-from fuserec.train.two_tower import TwoTowerRecipe, TwoTowerTask, _build
+from fuserec.train.two_tower import TwoTowerRecipe, TwoTowerTask, build_two_tower
 from fuserec.train.windows import WindowBatch, WindowLoader
 
 SMALL = {"dim": 16, "max_history": 8, "batch_size": 16, "dropout": 0.0}
@@ -29,7 +29,7 @@ def task(request: pytest.FixtureRequest, cyclic: DataSet) -> RobustTask:
     torch.manual_seed(0)
     if request.param == "two-tower":
         recipe = TwoTowerRecipe(**SMALL, user_dropout=0.0)
-        return TwoTowerTask(_build(recipe, split, build_features(cyclic.items)), recipe, split)
+        return TwoTowerTask(build_two_tower(recipe, split, build_features(cyclic.items)), recipe, split)
     other = SequentialRecipe(**SMALL)
     return NextItemTask(SASRec(other.config(n_items=split.item_ids.size)), other, split)
 

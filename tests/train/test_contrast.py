@@ -17,7 +17,7 @@ from fuserec.train.losses import info_nce
 from fuserec.train.negatives import KINDS
 from fuserec.train.run import Run
 from fuserec.train.split import Split, leave_one_out
-from fuserec.train.two_tower import TwoTowerRecipe, TwoTowerTask, _build, train_two_tower
+from fuserec.train.two_tower import TwoTowerRecipe, TwoTowerTask, build_two_tower, train_two_tower
 from fuserec.train.windows import WindowBatch, WindowLoader
 
 RECIPE = TwoTowerRecipe(
@@ -103,7 +103,7 @@ def one_batch(cyclic: DataSet, **options: object) -> tuple[TwoTowerTask, WindowB
     recipe = dataclasses.replace(RECIPE, **options)
     split = leave_one_out(cyclic)
     torch.manual_seed(0)
-    task = TwoTowerTask(_build(recipe, split, build_features(cyclic.items)), recipe, split)
+    task = TwoTowerTask(build_two_tower(recipe, split, build_features(cyclic.items)), recipe, split)
     return task.eval(), next(iter(WindowLoader(split.train, recipe.max_history, recipe.batch_size, 0))), split
 
 

@@ -104,7 +104,7 @@ def train_two_tower(dataset: DataSet, recipe: TwoTowerRecipe, run: Run) -> Check
     features = build_features(dataset.items)
 
     def build(split: Split) -> TwoTower:
-        return _build(recipe, split, features)
+        return build_two_tower(recipe, split, features)
 
     return train_retriever("two-tower", dataset, recipe, build, TwoTowerTask, run)
 
@@ -158,7 +158,8 @@ class TwoTowerTask(RobustTask[TwoTower, TwoTowerRecipe]):
         return hardest(contrast, self.recipe.n_hard) if kind == "hard" else contrast
 
 
-def _build(recipe: TwoTowerRecipe, split: Split, features: CatalogueFeatures) -> TwoTower:
+def build_two_tower(recipe: TwoTowerRecipe, split: Split, features: CatalogueFeatures) -> TwoTower:
+    """Return the untrained model for a split, with the features of its catalogue."""
     model = TwoTower(
         recipe.config(
             n_users=split.user_ids.size,
