@@ -165,7 +165,7 @@ def test_every_loss_falls_with_every_kind_of_negatives(loss: str, negatives: str
         value = task(batch)
         value.backward()
         optimizer.step()
-        losses.append(float(value))
+        losses.append(value.item())
     assert np.isfinite(losses).all() and np.mean(losses[-3:]) < 0.9 * losses[0]
 
 

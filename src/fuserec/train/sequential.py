@@ -75,12 +75,14 @@ class NextItemTask(RobustTask[Sequential, SequentialRecipe]):
 
 @dataclass(frozen=True)
 class MaskedRecipe(SequentialRecipe):
-    """As `SequentialRecipe`, for guessing masked items.
+    """As `SequentialRecipe`, for guessing masked items: an epoch asks about fewer items, so it takes more of them.
 
     Attributes:
         mask_probability: of an item of a window to be masked.
     """
 
+    epochs: int = 60
+    patience: int = 10
     mask_probability: float = 0.3
 
     def __post_init__(self) -> None:
