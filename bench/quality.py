@@ -84,7 +84,7 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "epochs": metrics["best_epoch"],
                 "train_s": metrics["train_seconds"],
                 "parameters": metrics["parameters"],
-                "graph_bytes": (bundle / "engines" / "cpu.onnx").stat().st_size,
+                "graph_bytes": sum(path.stat().st_size for path in (bundle / "engines").glob("*.cpu.onnx")),
                 "index_bytes": (bundle / "index.safetensors").stat().st_size,
                 "recommend_ms": round(latency_ms(bundle), 3),
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,10 +62,47 @@ def write_untrained(architecture: str, folder: Path) -> None:
     )
     sizes = {"n_users": N_USERS, "n_items": N_ITEMS, "dim": 32, "max_history": MAX_HISTORY}
     fields = {field.name for field in dataclasses.fields(ARCHITECTURES[architecture].config_type)}
-    arguments = {name: size for name, size in sizes.items() if name in fields}
+    arguments: dict[str, object] = {name: size for name, size in sizes.items() if name in fields}
+    tokenizer = None
+    if "encoder" in fields:
+        arguments |= {"encoder": TINY_ENCODER, "max_tokens": 8}
+        tokenizer = tiny_tokenizer(items["title"].to_list())
     torch.manual_seed(0)
     module = build_module(architecture, arguments)
-    Checkpoint(architecture, arguments, items, users, {"note": "untrained"}, module.state_dict()).save(folder)
+    if tokenizer is not None:
+        from fuserec.tokens import Tokenizer
+
+        tokens = torch.from_numpy(Tokenizer(tokenizer, max_tokens=8, pad_id=0)(items["title"].to_list()))
+        module.tokens[1:, : tokens.shape[1]] = tokens
+        module.refresh()
+    metrics = {"note": "untrained"}
+    Checkpoint(architecture, arguments, items, users, metrics, module.state_dict(), tokenizer).save(folder)
+
+
+TINY_ENCODER = json.dumps(
+    {
+        "model_type": "bert",
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 32,
+        "pad_token_id": 0,
+    }
+)
+
+
+def tiny_tokenizer(texts: list[str]) -> str:
+    """Return the `tokenizer.json` of a tokenizer that knows the words of some texts, at most 400."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = dict.fromkeys(word for text in texts for word in text.lower().split())
+    numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words][:400])}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    text: str = tokenizer.to_str()
+    return text
 
 
 @pytest.fixture(scope="session")

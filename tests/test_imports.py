@@ -10,7 +10,7 @@ import pytest
 import fuserec
 
 ROOT = Path(fuserec.__file__).parent
-COMMON = {"contract", "errors", "files", "manifest"}
+COMMON = {"contract", "errors", "files", "manifest", "tokens"}
 # Room -> the rooms and modules of fuserec that it may import; cli, demo and display stand above all rooms.
 ALLOWED = {
     "contract": set(),
@@ -18,8 +18,9 @@ ALLOWED = {
     "files": set(),
     "manifest": {"contract", "errors", "files"},
     "catalogue": {"errors", "manifest"},
+    "tokens": {"errors"},
     "kernels": {"contract", "errors", "files"},
-    "models": {"contract", "errors", "files"},
+    "models": {"contract", "errors", "files", "tokens"},
     "train": COMMON | {"models"},
     "export": COMMON | {"kernels", "models", "serve"},
     "serve": COMMON | {"kernels", "client"},

@@ -51,12 +51,16 @@ def test_every_file_is_listed_and_intact(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        pytest.param("engines/cpu.onnx", flip_one_bit, "was changed after it was published", id="one bit of an engine"),
+        pytest.param(
+            "engines/user_tower.cpu.onnx", flip_one_bit, "was changed after it was published", id="one bit of an engine"
+        ),
         pytest.param(
             "index.safetensors", flip_one_bit, "was changed after it was published", id="one bit of the index"
         ),
         pytest.param("users.parquet", Path.unlink, "is missing", id="file removed"),
-        pytest.param("engines/sm89.engine", lambda p: p.write_bytes(b"x"), "has 1 bytes", id="file cut short"),
+        pytest.param(
+            "engines/user_tower.sm89.engine", lambda p: p.write_bytes(b"x"), "has 1 bytes", id="file cut short"
+        ),
     ],
 )
 def test_damaged_file_is_named(copy: Path, name: str, damage: Callable[[Path], None], message: str) -> None:
@@ -73,7 +77,7 @@ def test_damaged_file_is_named(copy: Path, name: str, damage: Callable[[Path], N
         pytest.param(lambda p: p.write_bytes(b"\xff\xfe"), "is not JSON", id="not text"),
         pytest.param(lambda p: p.write_text("[" * 100_000), "is not JSON", id="nested deep"),
         pytest.param(lambda p: p.write_text("[]"), "holds a JSON list", id="not an object"),
-        pytest.param(edit("format", "other"), "format 'other' version 1", id="another format"),
+        pytest.param(edit("format", "other"), "format 'other' version 2", id="another format"),
         pytest.param(edit("format_version", 99), "version 99", id="another version"),
         pytest.param(edit("surprise", 1), "does not have the fields", id="unknown field"),
         pytest.param(edit("files", {"a": 1}), "does not have the fields", id="wrong type"),

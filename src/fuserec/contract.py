@@ -15,13 +15,26 @@ NO_ID: Final = -1
 RECOMMEND: Final = "recommend"
 ENCODE: Final = "encode"
 SEARCH: Final = "search"
+RANK: Final = "rank"
+EXPLAIN: Final = "explain"
+# The models whose version folder may hold the bundle.
+FRONT_DOORS: Final = (RECOMMEND, RANK)
+
+# Networks in a bundle.
+USER_TOWER: Final = "user_tower"
+TEXT_ENCODER: Final = "text_encoder"
+RANKER: Final = "ranker"
 
 # Inputs.
 USER_ID: Final = "user_id"  # INT64 (B, 1): NO_ID for a caller known only by their history
 HISTORY: Final = "history"  # INT64 (B, L): item ids, oldest first; NO_ID entries are skipped
+HISTORY_ONLY: Final = "history_only"  # BOOL (B, 1): what the server has stored of the user plays no part
+TEXT: Final = "text"  # STRING (B, 1), UTF-8: what the user is after, in place of who they are; empty for none
 EXCLUDE: Final = "exclude"  # INT64 (B, E): item ids that must not be recommended; NO_ID entries are skipped
 K: Final = "k"  # INT32 (B, 1)
 QUERY: Final = "query"  # FP32 (B, D)
+CANDIDATES: Final = "candidates"  # INT64 (B, C): item ids to be ranked; NO_ID entries are skipped
+ITEM_ID: Final = "item_id"  # INT64 (B, 1): the recommendation to explain
 
 # Outputs.
 ITEM_IDS: Final = "item_ids"  # INT64 (B, max k): best first, then NO_ID
@@ -29,9 +42,15 @@ SCORES: Final = "scores"  # FP32 (B, max k): then -inf
 FALLBACK: Final = "fallback"  # BOOL (B, 1): nothing was known of the user, these are the most popular items
 IGNORED: Final = "ignored"  # INT32 (B, 1): ids in history and exclude that the catalogue does not hold
 USER_VECTOR: Final = "user_vector"  # FP32 (B, D)
+RATINGS: Final = "ratings"  # FP32 (B, C): predicted ratings; NaN from a ranker that knows none, and in the tail
+SCORE: Final = "score"  # FP32 (B, 1): what the item scores for the user
+BASELINE: Final = "baseline"  # FP32 (B, 1): what it scores for somebody without a history
+CONTRIBUTIONS: Final = "contributions"  # FP32 (B, L): what the score loses without the item of the history; tail 0
 
 # Limits, checked by the client before a call and by the server on receipt.
 MAX_BATCH: Final = 64
 MAX_K: Final = 10_000
 MAX_HISTORY: Final = 10_000
 MAX_EXCLUDE: Final = 100_000
+MAX_CANDIDATES: Final = 1_000
+MAX_TEXT: Final = 10_000  # characters

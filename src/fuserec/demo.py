@@ -14,6 +14,7 @@ from rich.table import Table
 from fuserec import display
 from fuserec.catalogue import Catalogue
 from fuserec.client import Recommendations, Recommender
+from fuserec.contract import USER_TOWER
 from fuserec.errors import CheckpointError
 from fuserec.export import TARGETS, ExportConfig, export_checkpoint
 from fuserec.manifest import Manifest
@@ -95,11 +96,12 @@ def _title(number: int, text: str) -> None:
 
 def _engines(manifest: Manifest) -> None:
     table = Table("target", "runtime", "precision", "build s")
-    for target, engine in manifest.engines.items():
+    tower = manifest.parts[USER_TOWER]
+    for target, engine in tower.engines.items():
         name = f"{target} ({TARGETS[target]})" if target in TARGETS else target
         table.add_row(name, f"{engine.runtime} {engine.runtime_version}", engine.precision, f"{engine.build_s:.1f}")
     out.print(table)
-    parity = manifest.parity
+    parity = tower.parity
     out.print(
         f"{manifest.precision} against the trained module: mean cosine {parity['mean_cosine']:.4f}, "
         f"{parity['overlap@10']:.1%} of the ten best items the same"

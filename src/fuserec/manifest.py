@@ -1,13 +1,16 @@
 """The manifest: what a bundle holds, and whether it is still what was published.
 
-A bundle is one version of everything the service needs. It lies in the version folder of the `recommend` model,
-so that a fuserec repository is an ordinary Triton model repository and nothing else:
+A bundle is one version of everything the service needs. It lies in the version folder of its front door, so that a
+fuserec repository is an ordinary Triton model repository and nothing else. The front door is `recommend`; a ranker
+without a retriever has only `rank`.
 
     REPOSITORY/
       recommend/config.pbtxt
       recommend/1/model.py  manifest.json  items.parquet  users.parquet  index.safetensors  engines/
-      encode/config.pbtxt   encode/1/model.py      (both read the bundle of recommend, same version)
+      encode/config.pbtxt   encode/1/model.py      (these read the bundle of the front door, same version)
       search/config.pbtxt   search/1/model.py
+
+What the engines of a bundle are is said part by part: the user tower, the text encoder, the ranker.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fuserec.contract import RECOMMEND
+from fuserec.contract import FRONT_DOORS
 from fuserec.errors import BundleError
 from fuserec.files import replacing_file, sha256
 
 FORMAT = "fuserec-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 
@@ -61,6 +64,47 @@ class EngineRecord:
 
 
 @dataclass(frozen=True)
+class PartRecord:
+    """One network of a bundle.
+
+    Attributes:
+        inputs: Name to dtype and shape.
+        outputs: Likewise.
+        engines: Target (`cpu`, `sm89`, ...) to engine.
+        parity: How far the exported graph is from the trained module.
+    """
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    engines: dict[str, EngineRecord]
+    parity: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TextRecord:
+    """What the text encoder is fed with: at most `max_tokens` tokens, shorter texts filled up with `pad_id`."""
+
+    max_tokens: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class RerankRecord:
+    """How the ranker reorders what was retrieved.
+
+    Attributes:
+        candidates: How many of the best retrieved items it sees.
+        weight: 0 keeps the retriever's order, 1 takes the ranker's.
+        ndcg: NDCG@10 of held-out items by what was measured: `validation_before`, `validation_after`, `test_before`,
+            `test_after`; the weight was chosen on the validation items.
+    """
+
+    candidates: int
+    weight: float
+    ndcg: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What was published, as `manifest.json` holds it.
 
@@ -68,16 +112,17 @@ class Manifest:
         created: UTC time of the export, ISO 8601.
         architecture: Name of the model architecture, such as `two-tower`.
         precision: Precision of every engine in the bundle.
-        dim: Length D of user and item vectors.
+        models: What is served, the front door first.
+        dim: Length D of user and item vectors; 0 where nothing is retrieved.
         n_users: Users the checkpoint was trained on.
         n_items: Items in the catalogue.
-        max_history: Items of a history that the user tower reads; older ones are cut off.
-        inputs: Inputs of the engine: name to dtype and shape.
-        outputs: Outputs of the engine, likewise.
-        engines: Target (`cpu`, `sm89`, ...) to engine.
-        checkpoint_sha256: Hash of the checkpoint's weights.
+        max_history: Items of a history that the networks read, by part; older ones are cut off.
+        parts: The networks: `user_tower`, `text_encoder`, `ranker`.
+        text: What the text encoder is fed with; None where there is none.
+        heads: What the ranker was trained to say: `click`, `rating`.
+        rerank: How `recommend` uses the ranker; None where it does not.
+        checkpoint_sha256: Hash of the weights of each checkpoint, by part.
         metrics: What the checkpoint scored, under which protocol.
-        parity: How far the exported graph is from the trained module.
         tools: Versions of what built this.
         files: Path relative to the repository to size and hash, for every file but the manifest.
     """
@@ -85,16 +130,17 @@ class Manifest:
     created: str
     architecture: str
     precision: str
+    models: list[str]
     dim: int
     n_users: int
     n_items: int
-    max_history: int
-    inputs: dict[str, str]
-    outputs: dict[str, str]
-    engines: dict[str, EngineRecord]
-    checkpoint_sha256: str
+    max_history: dict[str, int]
+    parts: dict[str, PartRecord]
+    text: TextRecord | None
+    heads: list[str]
+    rerank: RerankRecord | None
+    checkpoint_sha256: dict[str, str]
     metrics: dict[str, Any]
-    parity: dict[str, float]
     tools: dict[str, str]
     files: dict[str, FileRecord] = field(default_factory=dict)
 
@@ -129,7 +175,9 @@ class Manifest:
                 f"this fuserec reads {FORMAT!r} version {FORMAT_VERSION}; export again"
             )
         try:
-            document["engines"] = {name: EngineRecord(**record) for name, record in document["engines"].items()}
+            document["parts"] = {name: _part(record) for name, record in document["parts"].items()}
+            document["text"] = document["text"] and TextRecord(**document["text"])
+            document["rerank"] = document["rerank"] and RerankRecord(**document["rerank"])
             document["files"] = {name: FileRecord(**record) for name, record in document["files"].items()}
             return cls(**document)
         except (KeyError, TypeError, AttributeError) as error:
@@ -160,6 +208,11 @@ class Manifest:
                 )
 
 
+def _part(record: dict[str, Any]) -> PartRecord:
+    engines = {target: EngineRecord(**engine) for target, engine in record["engines"].items()}
+    return PartRecord(**{**record, "engines": engines})
+
+
 def bundle_folder(repository: Path) -> Path:
     """Return the folder of the newest bundle in a repository.
 
@@ -168,10 +221,11 @@ def bundle_folder(repository: Path) -> Path:
     """
     if not repository.is_dir():
         raise BundleError(f"{repository} is not a folder; expected a repository written by `fuserec export`")
-    versions = [path.parent for path in repository.glob(f"{RECOMMEND}/*/{FILE_NAME}") if path.parent.name.isdecimal()]
+    found = [path.parent for door in FRONT_DOORS for path in repository.glob(f"{door}/*/{FILE_NAME}")]
+    versions = [folder for folder in found if folder.name.isdecimal()]
     if not versions:
         raise BundleError(
-            f"{repository} holds no bundle ({RECOMMEND}/<version>/{FILE_NAME}); "
+            f"{repository} holds no bundle ({FRONT_DOORS[0]}/<version>/{FILE_NAME}); "
             "expected a repository written by `fuserec export`"
         )
     return max(versions, key=lambda path: int(path.name))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fuserec.client import InvalidRequest, Recommendations
-from fuserec.client._wire import pack, unpack
+from fuserec.client._wire import pack, pack_explain, pack_rank, unpack, unpack_explain, unpack_rank
 from fuserec.errors import UsageError
 
 
@@ -74,3 +74,54 @@ def test_answer_iterates_without_its_tail() -> None:
     assert isinstance(answer, Recommendations)
     assert list(answer) == [(5, 0.5), (9, 0.25)]
     assert (len(answer), answer.model_version, answer.fallback, answer.ignored) == (2, "3", False, 2)
+
+
+def test_what_is_off_is_not_sent() -> None:
+    assert set(pack(1, [2], 3, [])) == {"user_id", "history", "exclude", "k"}
+    tensors = pack(1, [2], 3, [], history_only=True, text="quiet, slow")
+    assert tensors["history_only"].tolist() == [[True]]
+    assert tensors["text"].tolist() == [[b"quiet, slow"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(7, "text came as 7 .int", id="no string"),
+        pytest.param("  ", "text came empty", id="blank"),
+        pytest.param("x" * 10_001, "text came with 10001 characters", id="too long"),
+        pytest.param("\ud800", "cannot be sent as UTF-8", id="half a character"),
+    ],
+)
+def test_text_is_checked(text: object, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        pack(None, [], 1, [], text=text)  # type: ignore[arg-type]
+
+
+def test_rank_and_explain_are_checked_and_read() -> None:
+    assert pack_rank(None, [], [3, 1])["candidates"].tolist() == [[3, 1]]
+    with pytest.raises(InvalidRequest, match="candidates came empty"):
+        pack_rank(None, [], [])
+    with pytest.raises(InvalidRequest, match="item_id came as 'x'"):
+        pack_explain(None, [], "x")  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="history_only came as 1"):
+        pack_explain(None, [], 3, history_only=1)  # type: ignore[arg-type]
+    ranked = unpack_rank(
+        {
+            "item_ids": np.array([[3, 1, -1]]),
+            "scores": np.array([[0.9, 0.1, -np.inf]], np.float32),
+            "ratings": np.array([[4.0, np.nan, np.nan]], np.float32),
+            "ignored": np.array([[1]], np.int32),
+        },
+        "2",
+    )
+    assert [item for item, _ in ranked] == [3, 1] and len(ranked) == 2 and ranked.ignored == 1
+    explanation = unpack_explain(
+        {
+            "item_ids": np.array([[5, 6]]),
+            "contributions": np.array([[0.25, -0.5]], np.float32),
+            "score": np.array([[0.5]], np.float32),
+            "baseline": np.array([[0.125]], np.float32),
+        },
+        "2",
+    )
+    assert list(explanation) == [(5, 0.25), (6, -0.5)] and explanation.score == 0.5 and explanation.baseline == 0.125

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fuserec.errors import CheckpointError, ExportError
-from fuserec.export import ExportConfig, export_checkpoint, exporter
+from fuserec.export import ExportConfig, building, export_checkpoint
 from fuserec.files import sha256
 from fuserec.kernels import ItemIndex
 from fuserec.manifest import Manifest
@@ -25,11 +25,13 @@ def test_repository_has_the_layout_the_server_expects(repository: Path) -> None:
 def test_manifest_says_what_was_built(repository: Path, bundle: Path, checkpoint_folder: Path) -> None:
     manifest = Manifest.read(bundle)
     assert (manifest.architecture, manifest.precision, manifest.dim) == ("two-tower", "int8", 32)
-    assert (manifest.n_items, manifest.n_users, manifest.max_history) == (300, 230, 20)
-    assert set(manifest.engines) == {"cpu", "sm89"}
-    assert manifest.checkpoint_sha256 == sha256(checkpoint_folder / "model.safetensors")
-    assert manifest.parity["mean_cosine"] > 0.99
-    assert 0.8 < manifest.parity["overlap@10"] <= 1
+    assert (manifest.n_items, manifest.n_users, manifest.max_history) == (300, 230, {"user_tower": 20})
+    tower = manifest.parts["user_tower"]
+    assert set(tower.engines) == {"cpu", "sm89"}
+    assert manifest.checkpoint_sha256 == {"retriever": sha256(checkpoint_folder / "model.safetensors")}
+    assert manifest.models == ["recommend", "encode", "search", "explain"]
+    assert tower.parity["mean_cosine"] > 0.99
+    assert 0.8 < tower.parity["overlap@10"] <= 1
 
 
 def test_index_holds_the_item_vectors(bundle: Path, checkpoint_folder: Path) -> None:
@@ -44,7 +46,7 @@ def test_export_replaces_an_earlier_one(repository: Path, checkpoint_folder: Pat
     (copy / "left over").write_text("from before")
     manifest = export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32"))
     assert not (copy / "left over").exists()
-    assert set(manifest.engines) == {"cpu"}
+    assert set(manifest.parts["user_tower"].engines) == {"cpu"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["repository"]
 
 
@@ -76,7 +78,7 @@ def test_fault_half_way_leaves_the_old_repository(
     def fail(*arguments: object) -> bytes:
         raise ExportError("no such luck")
 
-    monkeypatch.setattr(exporter, "build_engine", fail)
+    monkeypatch.setattr(building, "build_engine", fail)
     with pytest.raises(ExportError, match="no such luck"):
         export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32", targets=("sm89",)))
     Manifest.read(copy / "recommend" / "1").verify(copy)

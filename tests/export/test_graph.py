@@ -9,11 +9,12 @@ import torch
 
 from fuserec.contract import MAX_BATCH
 from fuserec.errors import ExportError
-from fuserec.export.histories import split_histories
-from fuserec.export.onnx_graph import export_user_tower
-from fuserec.export.precision import batches, convert, count_quantized
+from fuserec.export.onnx_graph import export_graph
+from fuserec.export.parts import Part, user_tower
+from fuserec.export.precision import convert, count_quantized
 from fuserec.export.tensorrt import build_engine
 from fuserec.models.checkpoint import Checkpoint
+from fuserec.models.retriever import Retriever
 from fuserec.serve.engines import OnnxRuntimeEngine
 
 MAX_HISTORY = 20
@@ -27,20 +28,25 @@ def checkpoint(checkpoint_folder: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def traced(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def part(checkpoint: Checkpoint) -> Part:
+    module = checkpoint.module()
+    assert isinstance(module, Retriever)
+    return user_tower(module, checkpoint.users, checkpoint.items, 64)
+
+
+@pytest.fixture(scope="module")
+def traced(part: Part, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("graph") / "traced.onnx"
-    export_user_tower(checkpoint.module().user_tower, MAX_HISTORY, path)
+    export_graph(part, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def graphs(checkpoint: Checkpoint, traced: Path) -> dict[str, Path]:
-    calibration, _ = split_histories(checkpoint.users, checkpoint.items, MAX_HISTORY, 64)
+def graphs(part: Part, traced: Path) -> dict[str, Path]:
     made = {}
     for precision in TOLERANCE:
         made[precision] = traced.with_name(f"{precision}.onnx")
-        feeds = batches(calibration.users, calibration.items, MAX_BATCH)
-        convert(traced, precision, feeds, made[precision])
+        convert(traced, precision, part.calibration, made[precision])
     return made
 
 
@@ -81,23 +87,23 @@ def test_fp16_graph_computes_in_half_precision(graphs: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("target", ["sm80", "sm86", "sm89", "sm120"])
-def test_engine_is_built_for_each_target(graphs: dict[str, Path], target: str) -> None:
-    assert len(build_engine(graphs["int8"], target, MAX_HISTORY)) > 10_000
+def test_engine_is_built_for_each_target(part: Part, graphs: dict[str, Path], target: str) -> None:
+    assert len(build_engine(graphs["int8"], target, part)) > 10_000
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_engine_is_built_in_each_precision(graphs: dict[str, Path], precision: str) -> None:
-    assert len(build_engine(graphs[precision], "sm89", MAX_HISTORY)) > 10_000
+def test_engine_is_built_in_each_precision(part: Part, graphs: dict[str, Path], precision: str) -> None:
+    assert len(build_engine(graphs[precision], "sm89", part)) > 10_000
 
 
-def test_refusal_of_tensorrt_reaches_the_user(graphs: dict[str, Path]) -> None:
+def test_refusal_of_tensorrt_reaches_the_user(part: Part, graphs: dict[str, Path]) -> None:
     # TensorRT-RTX has no float32 matrix products for Turing, and says so.
     with pytest.raises(ExportError, match="cannot build the engine for sm75: .+"):
-        build_engine(graphs["fp32"], "sm75", MAX_HISTORY)
+        build_engine(graphs["fp32"], "sm75", part)
 
 
-def test_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_graph_is_refused(part: Part, tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"not a graph")
     with pytest.raises(ExportError, match="cannot read the graph for sm89: .+"):
-        build_engine(path, "sm89", MAX_HISTORY)
+        build_engine(path, "sm89", part)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fuserec.contract import USER_TOWER
 from fuserec.errors import BundleError
 from fuserec.manifest import EngineRecord, Manifest
 from fuserec.serve.engines import OnnxRuntimeEngine, choose_target, device_target, open_engine
@@ -32,7 +33,7 @@ def test_bundle_without_a_fitting_engine() -> None:
 def test_open_engine_runs_the_bundle(bundle: Path) -> None:
     manifest = Manifest.read(bundle)
     feed = {"user": np.array([1, 0]), "history": np.array([[0, 5], [7, 9]])}
-    came = open_engine(bundle, manifest).run(feed)["user_vector"]
+    came = open_engine(bundle, manifest, USER_TOWER).run(feed)["user_vector"]
     assert came.shape == (2, manifest.dim)
     np.testing.assert_allclose(np.linalg.norm(came, axis=1), 1, atol=0.05)
 
@@ -49,6 +50,6 @@ def test_tensorrt_engine_equals_onnx_runtime(checkpoint_folder: Path, tmp_path: 
     export_checkpoint(checkpoint_folder, tmp_path / "r", ExportConfig(precision="fp32", targets=(target,)))
     engines = tmp_path / "r" / "recommend" / "1" / "engines"
     feed = {"user": np.array([1, 0]), "history": np.array([[0, 5], [7, 9]])}
-    on_gpu = TensorRTRTXEngine(engines / f"{target}.engine").run(feed)["user_vector"]
-    on_cpu = OnnxRuntimeEngine(engines / "cpu.onnx").run(feed)["user_vector"]
+    on_gpu = TensorRTRTXEngine(engines / f"user_tower.{target}.engine").run(feed)["user_vector"]
+    on_cpu = OnnxRuntimeEngine(engines / "user_tower.cpu.onnx").run(feed)["user_vector"]
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-2)

@@ -7,7 +7,9 @@ import polars as pl
 import pytest
 
 from fuserec.contract import NO_ID
-from fuserec.serve.pipeline import NO_IDS, Answer, Pipeline, Query
+from fuserec.serve.explain import explain
+from fuserec.serve.pipeline import Answer, Pipeline, Query
+from fuserec.serve.users import NO_IDS
 
 UNKNOWN = 10**12
 
@@ -127,3 +129,42 @@ def test_batch_equals_single(pipeline: Pipeline, histories: dict[int, list[int]]
 def test_no_queries(pipeline: Pipeline) -> None:
     assert pipeline.recommend([]) == []
     assert pipeline.encode([]).vectors.shape == (0, pipeline.dim)
+
+
+def test_history_only_neither_reads_nor_excludes_what_is_stored(
+    pipeline: Pipeline, histories: dict[int, list[int]]
+) -> None:
+    user_id, history = next(iter(histories.items()))
+    given = ids(*history[:2])
+    everything = ask(pipeline, Query(user_id, given, NO_IDS, 300, history_only=True)).item_ids
+    assert set(history[2:]) - set(history[:2]) <= set(everything.tolist()), "what is stored was excluded all the same"
+    assert not set(history[:2]) & set(everything.tolist())
+    bare = ask(pipeline, Query(user_id, NO_IDS, NO_IDS, 300, history_only=True))
+    assert not bare.fallback, "the user is known, if not by their history"
+    assert set(history) <= set(bare.item_ids.tolist())
+
+
+def test_a_text_is_refused_by_a_model_that_reads_none(pipeline: Pipeline) -> None:
+    assert not pipeline.reads_text
+    with pytest.raises(ValueError, match="a text came, and the model reads none"):
+        ask(pipeline, Query(NO_ID, NO_IDS, NO_IDS, 5, text="something quiet"))
+
+
+def test_explanation_is_what_leaving_an_item_out_changes(pipeline: Pipeline, histories: dict[int, list[int]]) -> None:
+    user_id, history = next(iter(histories.items()))
+    query = Query(user_id, NO_IDS, NO_IDS, 1)
+    best = ask(pipeline, query)
+    item = int(best.item_ids[0])
+    explanation = explain(pipeline, query, item)
+    assert explanation.item_ids.tolist() == history[-20:]
+    assert explanation.score == pytest.approx(float(best.scores[0]), abs=1e-6)
+    for place in (0, len(explanation.item_ids) - 1):
+        rest = np.delete(explanation.item_ids, place)
+        changed = pipeline.encode([Query(user_id, rest, NO_IDS, 1, history_only=True)]).vectors
+        want = explanation.score - pipeline.scores(changed, item)[0]
+        assert explanation.contributions[place] == pytest.approx(want, abs=1e-5)
+
+
+def test_an_item_that_is_not_in_the_catalogue_cannot_be_explained(pipeline: Pipeline) -> None:
+    with pytest.raises(ValueError, match="which the catalogue does not hold"):
+        explain(pipeline, Query(NO_ID, NO_IDS, NO_IDS, 1), UNKNOWN)

@@ -28,7 +28,7 @@ def test_what_is_served_is_what_torch_says(name: str, untrained: Callable[[str, 
         tmp_path / "checkpoint", tmp_path / "repository", ExportConfig(precision="fp32", targets=("sm89",))
     )
     assert manifest.architecture == name
-    assert set(manifest.engines) == {"cpu", "sm89"}
+    assert set(manifest.parts["user_tower"].engines) == {"cpu", "sm89"}
     checkpoint = Checkpoint.load(tmp_path / "checkpoint")
     module, ids = checkpoint.module(), checkpoint.items["item_id"].to_numpy()
     assert isinstance(module, Retriever)
@@ -43,6 +43,16 @@ def test_what_is_served_is_what_torch_says(name: str, untrained: Callable[[str, 
             recommender.recommend(user_id=user, k=K) if user else recommender.recommend(history=history, k=K)
             for user, history in calls
         ]
+        if checkpoint.tokenizer is not None:
+            by_text = recommender.recommend(text="item 7", k=K)
+            assert by_text.item_ids[0] == ids[7], "the item of that title is not the first"
+            assert not by_text.fallback
+        user, item = known[0][0], int(served[0].item_ids[0])
+        explanation = recommender.explain(user_id=user, item_id=item)
+        assert explanation.score == pytest.approx(float(served[0].scores[0]), abs=1e-4)
+        assert explanation.item_ids.tolist() == known[0][1][-len(explanation) :]
+        alone = recommender.recommend(user_id=user, history=known[0][1][:3], k=len(ids), history_only=True)
+        assert set(known[0][1][3:]) - set(known[0][1][:3]) <= set(alone.item_ids.tolist()), "the stored is excluded"
     for place, ((user, history), answer) in enumerate(zip(calls, served, strict=True)):
         rows = np.searchsorted(ids, history) + 1
         line = 0 if user is None else 1 + checkpoint.users["user_id"].to_list().index(user)

@@ -57,7 +57,7 @@ def test_model_that_is_not_there(repository: Path, tmp_path: Path) -> None:
 
 def test_damaged_bundle_is_refused_before_the_server_starts(repository: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(repository, tmp_path / "repository"))
-    engine = copy / "recommend" / "1" / "engines" / "cpu.onnx"
+    engine = copy / "recommend" / "1" / "engines" / "user_tower.cpu.onnx"
     engine.write_bytes(engine.read_bytes()[:-1] + b"!")
     with pytest.raises(Exception, match="cpu.onnx was changed after it was published"):
         Server(copy, address=Address.free()).start()

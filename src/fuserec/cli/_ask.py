@@ -1,35 +1,52 @@
-"""`fuserec recommend`: questions to a running server."""
+"""`fuserec recommend` and `fuserec rank`: questions to a running server."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fuserec.cli._app import JsonFlag, app
 
+if TYPE_CHECKING:
+    from fuserec.catalogue import Catalogue
+
+UserOption = Annotated[int | None, typer.Option("--user", help="User id; leave out for somebody unknown.")]
+HistoryOption = Annotated[list[int] | None, typer.Option(help="Item the user had, oldest first; repeatable.")]
+UrlOption = Annotated[str, typer.Option(help="host:port for gRPC, http://host:port for HTTP.")]
+ItemsOption = Annotated[
+    Path | None, typer.Option(help="Repository or items.parquet with the titles; known for a server of this machine.")
+]
+TimeoutOption = Annotated[float, typer.Option(help="Milliseconds the call may take in all.")]
+
 
 @app.command()
 def recommend(
-    user: Annotated[int | None, typer.Option("--user", help="User id; leave out for somebody unknown.")] = None,
-    history: Annotated[list[int] | None, typer.Option(help="Item the user had, oldest first; repeatable.")] = None,
+    user: UserOption = None,
+    history: HistoryOption = None,
     exclude: Annotated[list[int] | None, typer.Option(help="Item that must not come back; repeatable.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    url: Annotated[str, typer.Option(help="host:port for gRPC, http://host:port for HTTP.")] = "127.0.0.1:8001",
-    items: Annotated[
-        Path | None,
-        typer.Option(help="Repository or items.parquet with the titles; known for a server of this machine."),
+    text: Annotated[
+        str | None, typer.Option(help="What the user is after, in place of who they are; for models that read texts.")
     ] = None,
-    timeout_ms: Annotated[float, typer.Option(help="Milliseconds the call may take in all.")] = 1_000.0,
+    history_only: Annotated[
+        bool, typer.Option("--history-only", help="Leave what the server has stored of the user out of account.")
+    ] = False,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    url: UrlOption = "127.0.0.1:8001",
+    items: ItemsOption = None,
+    timeout_ms: TimeoutOption = 1_000.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a running server for recommendations and print them with their titles."""
     from fuserec.client import Recommender
 
     with Recommender(url, timeout_ms=timeout_ms) as recommender:
-        answer = recommender.recommend(user_id=user, history=history or (), exclude=exclude or (), k=k)
+        answer = recommender.recommend(
+            user_id=user, history=history or (), exclude=exclude or (), text=text, history_only=history_only, k=k
+        )
     if as_json:
         document = {
             "items": [{"item_id": item_id, "score": score} for item_id, score in answer],
@@ -40,8 +57,46 @@ def recommend(
         typer.echo(json.dumps(document, indent=2))
         return
     from fuserec import display
+
+    display.recommendations(answer, catalogue_of(items, url))
+
+
+@app.command()
+def rank(
+    candidates: Annotated[list[int], typer.Argument(help="Items to put in order.")],
+    user: UserOption = None,
+    history: HistoryOption = None,
+    history_only: Annotated[
+        bool, typer.Option("--history-only", help="Leave what the server has stored of the user out of account.")
+    ] = False,
+    url: UrlOption = "127.0.0.1:8001",
+    items: ItemsOption = None,
+    timeout_ms: TimeoutOption = 1_000.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask a running server, whose repository has a ranker, to put items in order for a user."""
+    from fuserec.client import Recommender
+
+    with Recommender(url, timeout_ms=timeout_ms) as recommender:
+        answer = recommender.rank(candidates=candidates, user_id=user, history=history or (), history_only=history_only)
+    if as_json:
+        ratings = [None if math.isnan(rating) else rating for rating in answer.ratings.tolist()]
+        rows = [
+            {"item_id": item_id, "score": score, "rating": rating}
+            for (item_id, score), rating in zip(answer, ratings, strict=True)
+        ]
+        document = {"items": rows, "model_version": answer.model_version, "ignored": answer.ignored}
+        typer.echo(json.dumps(document, indent=2))
+        return
+    from fuserec import display
+
+    display.ranked(answer, catalogue_of(items, url))
+
+
+def catalogue_of(items: Path | None, url: str) -> Catalogue | None:
+    """Return the titles: from where the user says, else from the repository that a server of this machine serves."""
     from fuserec.catalogue import Catalogue
     from fuserec.serve.state import repository_of
 
     source = items or repository_of(int(url.rpartition(":")[2]))
-    display.recommendations(answer, Catalogue.open(source) if source else None)
+    return Catalogue.open(source) if source else None

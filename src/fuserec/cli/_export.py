@@ -23,13 +23,17 @@ def export(
     target: Annotated[
         list[str] | None, typer.Option(help="GPU to build an engine for: sm80, sm86, sm89, sm120; repeatable.")
     ] = None,
+    ranker: Annotated[
+        Path | None, typer.Option(help="Checkpoint of a ranker that is to reorder what this one finds.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(help="How many of the best found items the ranker sees.")] = 200,
     as_json: JsonFlag = False,
 ) -> None:
     """Export a checkpoint: ONNX, quantized engines, item index, and a manifest of it all."""
     from fuserec import display
     from fuserec.export import ExportConfig, export_checkpoint
 
-    config = ExportConfig(precision=precision, targets=tuple(target or ()))
+    config = ExportConfig(precision, tuple(target or ()), ranker=ranker, candidates=candidates)
     with display.steps() as on_step:
         manifest = export_checkpoint(checkpoint, repository, config, on_step=on_step)
     _show_manifest(manifest, repository, as_json)

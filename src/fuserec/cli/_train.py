@@ -11,7 +11,7 @@ import typer
 from fuserec.cli._app import JsonFlag, app
 
 # Written out, as the recipes themselves would import torch before a word of help is printed; a test compares.
-RECIPE_NAMES: Final = "two-tower, mf, sasrec, gru4rec, lstm, conv or bert4rec"
+RECIPE_NAMES: Final = "two-tower, mf, sasrec, gru4rec, lstm, conv, bert4rec, ranker-mlp, ranker-attention or ranker-dcn"
 
 
 @app.command()

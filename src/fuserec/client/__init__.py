@@ -19,14 +19,16 @@ from fuserec.client._errors import (
     ServerFault,
     ServerUnavailable,
 )
-from fuserec.client._wire import Recommendations
+from fuserec.client._wire import Explanation, Ranked, Recommendations
 
 __all__ = [
     "AsyncRecommender",
     "ClientError",
     "DeadlineExceeded",
+    "Explanation",
     "InvalidRequest",
     "ModelNotFound",
+    "Ranked",
     "Recommendations",
     "Recommender",
     "ServerFault",

@@ -8,8 +8,21 @@ from types import TracebackType
 
 from fuserec.client._errors import InvalidRequest
 from fuserec.client._transport import open_async_transport, open_transport
-from fuserec.client._wire import RECOMMEND_OUTPUTS, Recommendations, pack, unpack
-from fuserec.contract import RECOMMEND
+from fuserec.client._wire import (
+    EXPLAIN_OUTPUTS,
+    RANK_OUTPUTS,
+    RECOMMEND_OUTPUTS,
+    Explanation,
+    Ranked,
+    Recommendations,
+    pack,
+    pack_explain,
+    pack_rank,
+    unpack,
+    unpack_explain,
+    unpack_rank,
+)
+from fuserec.contract import EXPLAIN, RANK, RECOMMEND
 
 DEFAULT_TIMEOUT_MS = 1_000.0
 
@@ -36,6 +49,8 @@ class Recommender:
         history: Sequence[int] = (),
         k: int = 10,
         exclude: Sequence[int] = (),
+        text: str | None = None,
+        history_only: bool = False,
         timeout_ms: float | None = None,
     ) -> Recommendations:
         """Return the k best items for a user.
@@ -47,6 +62,10 @@ class Recommender:
             history: Item ids the user consumed, oldest first; without it, what the server has stored of the user.
             k: How many items to return, 1 to 10,000.
             exclude: Item ids that must not come back.
+            text: What the user is after, in place of who they are, for models that read texts; what they have seen
+                stays excluded.
+            history_only: `history` is all there is: what the server has stored of the user is neither read nor
+                excluded.
             timeout_ms: Milliseconds that this call may take in all.
 
         Raises:
@@ -57,8 +76,58 @@ class Recommender:
             ServerFault: The server failed.
         """
         timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
-        tensors = pack(user_id, history, k, exclude)
+        tensors = pack(user_id, history, k, exclude, history_only=history_only, text=text)
         return unpack(*self._transport.infer(RECOMMEND, tensors, RECOMMEND_OUTPUTS, timeout_s))
+
+    def rank(
+        self,
+        *,
+        candidates: Sequence[int],
+        user_id: int | None = None,
+        history: Sequence[int] = (),
+        history_only: bool = False,
+        timeout_ms: float | None = None,
+    ) -> Ranked:
+        """Return candidates in the order that the served ranker gives them for a user.
+
+        Args:
+            candidates: Item ids, 1 to 1,000.
+            user_id: As in `recommend`.
+            history: As in `recommend`.
+            history_only: As in `recommend`.
+            timeout_ms: Milliseconds that this call may take in all.
+
+        Raises:
+            ClientError: As in `recommend`; `ModelNotFound` also where no ranker was exported.
+        """
+        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
+        tensors = pack_rank(user_id, history, candidates, history_only=history_only)
+        return unpack_rank(*self._transport.infer(RANK, tensors, RANK_OUTPUTS, timeout_s))
+
+    def explain(
+        self,
+        *,
+        item_id: int,
+        user_id: int | None = None,
+        history: Sequence[int] = (),
+        history_only: bool = False,
+        timeout_ms: float | None = None,
+    ) -> Explanation:
+        """Return which items of a user's history moved the score of an item, and how much (leave-one-out).
+
+        Args:
+            item_id: The item that was, or might be, recommended.
+            user_id: As in `recommend`.
+            history: As in `recommend`.
+            history_only: As in `recommend`.
+            timeout_ms: Milliseconds that this call may take in all.
+
+        Raises:
+            ClientError: As in `recommend`.
+        """
+        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
+        tensors = pack_explain(user_id, history, item_id, history_only=history_only)
+        return unpack_explain(*self._transport.infer(EXPLAIN, tensors, EXPLAIN_OUTPUTS, timeout_s))
 
     def close(self) -> None:
         """Let go of the connections; calls fail from now on."""
@@ -95,12 +164,42 @@ class AsyncRecommender:
         history: Sequence[int] = (),
         k: int = 10,
         exclude: Sequence[int] = (),
+        text: str | None = None,
+        history_only: bool = False,
         timeout_ms: float | None = None,
     ) -> Recommendations:
         """Return the k best items for a user; arguments and errors are those of `Recommender.recommend`."""
         timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
-        tensors = pack(user_id, history, k, exclude)
+        tensors = pack(user_id, history, k, exclude, history_only=history_only, text=text)
         return unpack(*await self._transport.infer(RECOMMEND, tensors, RECOMMEND_OUTPUTS, timeout_s))
+
+    async def rank(
+        self,
+        *,
+        candidates: Sequence[int],
+        user_id: int | None = None,
+        history: Sequence[int] = (),
+        history_only: bool = False,
+        timeout_ms: float | None = None,
+    ) -> Ranked:
+        """Return candidates in the ranker's order; arguments and errors are those of `Recommender.rank`."""
+        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
+        tensors = pack_rank(user_id, history, candidates, history_only=history_only)
+        return unpack_rank(*await self._transport.infer(RANK, tensors, RANK_OUTPUTS, timeout_s))
+
+    async def explain(
+        self,
+        *,
+        item_id: int,
+        user_id: int | None = None,
+        history: Sequence[int] = (),
+        history_only: bool = False,
+        timeout_ms: float | None = None,
+    ) -> Explanation:
+        """Return what moved the score of an item; arguments and errors are those of `Recommender.explain`."""
+        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
+        tensors = pack_explain(user_id, history, item_id, history_only=history_only)
+        return unpack_explain(*await self._transport.infer(EXPLAIN, tensors, EXPLAIN_OUTPUTS, timeout_s))
 
     async def close(self) -> None:
         """Let go of the connections; calls fail from now on."""

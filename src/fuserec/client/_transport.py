@@ -23,7 +23,13 @@ from fuserec.client._errors import (
 )
 from fuserec.client._wire import Tensors
 
-DATATYPES = {np.dtype(np.int64): "INT64", np.dtype(np.int32): "INT32", np.dtype(np.float32): "FP32"}
+DATATYPES = {
+    np.dtype(np.int64): "INT64",
+    np.dtype(np.int32): "INT32",
+    np.dtype(np.float32): "FP32",
+    np.dtype(np.bool_): "BOOL",
+    np.dtype(np.object_): "BYTES",
+}
 # The stock client waits up to two minutes before it tries a lost server again; a backend wants it back at once.
 CHANNEL_ARGS = [
     ("grpc.max_send_message_length", 2**31 - 1),

@@ -16,6 +16,8 @@ from fuserec.client._errors import InvalidRequest
 Tensors = dict[str, NDArray[Any]]
 
 RECOMMEND_OUTPUTS = (contract.ITEM_IDS, contract.SCORES, contract.FALLBACK, contract.IGNORED)
+RANK_OUTPUTS = (contract.ITEM_IDS, contract.SCORES, contract.RATINGS, contract.IGNORED)
+EXPLAIN_OUTPUTS = (contract.ITEM_IDS, contract.CONTRIBUTIONS, contract.SCORE, contract.BASELINE)
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,119 @@ class Recommendations:
         return zip(self.item_ids[:count].tolist(), self.scores[:count].tolist(), strict=True)
 
 
-def pack(user_id: int | None, history: Sequence[int], k: int, exclude: Sequence[int]) -> Tensors:
+@dataclass(frozen=True)
+class Ranked:
+    """Candidates, best first; iterating gives (item id, score).
+
+    Attributes:
+        item_ids: (C,) int64, best first, without candidates that the catalogue does not hold.
+        scores: (C,) float32, descending: probability of a click, or the rating where the ranker knows no clicks.
+        ratings: (C,) float32, predicted ratings; NaN where the ranker knows none.
+        model_version: The version of the bundle that answered.
+        ignored: How many ids of `history` and `candidates` the catalogue does not hold.
+    """
+
+    item_ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    ratings: NDArray[np.float32]
+    model_version: str
+    ignored: int
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        return zip(self.item_ids.tolist(), self.scores.tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How the items of a history moved the score of an item; iterating gives (item id, contribution), oldest first.
+
+    Attributes:
+        item_ids: (L,) int64, the history that the model read, oldest first.
+        contributions: (L,) float32: the score less the score without this item.
+        score: Of the item for this user, by the retriever.
+        baseline: Its score for the same user without a history.
+        model_version: The version of the bundle that answered.
+    """
+
+    item_ids: NDArray[np.int64]
+    contributions: NDArray[np.float32]
+    score: float
+    baseline: float
+    model_version: str
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        return zip(self.item_ids.tolist(), self.contributions.tolist(), strict=True)
+
+
+def pack(
+    user_id: int | None,
+    history: Sequence[int],
+    k: int,
+    exclude: Sequence[int],
+    *,
+    history_only: bool = False,
+    text: str | None = None,
+) -> Tensors:
     """Check a call for one user and turn it into the input tensors of `recommend`.
 
     Raises:
         InvalidRequest: An argument is of the wrong type or outside its limits.
     """
-    return {
-        contract.USER_ID: np.array([[_user(user_id)]], dtype=np.int64),
-        contract.HISTORY: _ids(contract.HISTORY, history, contract.MAX_HISTORY),
+    tensors = _asker(user_id, history, history_only) | {
         contract.EXCLUDE: _ids(contract.EXCLUDE, exclude, contract.MAX_EXCLUDE),
         contract.K: np.array([[_k(k)]], dtype=np.int32),
     }
+    if text is not None:
+        tensors[contract.TEXT] = np.array([[_text(text)]], dtype=np.object_)
+    return tensors
+
+
+def pack_rank(
+    user_id: int | None, history: Sequence[int], candidates: Sequence[int], *, history_only: bool = False
+) -> Tensors:
+    """Check a call for one user and turn it into the input tensors of `rank`."""
+    ids = _ids(contract.CANDIDATES, candidates, contract.MAX_CANDIDATES)
+    if not ids.size:
+        raise InvalidRequest("candidates came empty, expected at least one item id")
+    return _asker(user_id, history, history_only) | {contract.CANDIDATES: ids}
+
+
+def pack_explain(user_id: int | None, history: Sequence[int], item_id: int, *, history_only: bool = False) -> Tensors:
+    """Check a call for one user and turn it into the input tensors of `explain`."""
+    item = _ids(contract.ITEM_ID, [_integer("item_id", item_id)], 1)
+    return _asker(user_id, history, history_only) | {contract.ITEM_ID: item}
+
+
+def unpack_rank(outputs: Tensors, model_version: str) -> Ranked:
+    """Turn the output tensors of `rank` for one user into an answer."""
+    ids = outputs[contract.ITEM_IDS][0]
+    count = int(np.count_nonzero(ids != contract.NO_ID))
+    return Ranked(
+        item_ids=ids[:count],
+        scores=outputs[contract.SCORES][0][:count],
+        ratings=outputs[contract.RATINGS][0][:count],
+        model_version=model_version,
+        ignored=int(outputs[contract.IGNORED][0, 0]),
+    )
+
+
+def unpack_explain(outputs: Tensors, model_version: str) -> Explanation:
+    """Turn the output tensors of `explain` for one user into an answer."""
+    ids = outputs[contract.ITEM_IDS][0]
+    count = int(np.count_nonzero(ids != contract.NO_ID))
+    return Explanation(
+        item_ids=ids[:count],
+        contributions=outputs[contract.CONTRIBUTIONS][0][:count],
+        score=float(outputs[contract.SCORE][0, 0]),
+        baseline=float(outputs[contract.BASELINE][0, 0]),
+        model_version=model_version,
+    )
 
 
 def unpack(outputs: Tensors, model_version: str) -> Recommendations:
@@ -68,6 +171,32 @@ def unpack(outputs: Tensors, model_version: str) -> Recommendations:
         fallback=bool(outputs[contract.FALLBACK][0, 0]),
         ignored=int(outputs[contract.IGNORED][0, 0]),
     )
+
+
+def _asker(user_id: int | None, history: Sequence[int], history_only: bool) -> Tensors:
+    """Return the tensors that say who asks; what is off is not sent."""
+    if not isinstance(history_only, bool):
+        raise InvalidRequest(f"history_only came as {history_only!r}, expected True or False")
+    tensors: Tensors = {
+        contract.USER_ID: np.array([[_user(user_id)]], dtype=np.int64),
+        contract.HISTORY: _ids(contract.HISTORY, history, contract.MAX_HISTORY),
+    }
+    if history_only:
+        tensors[contract.HISTORY_ONLY] = np.array([[True]])
+    return tensors
+
+
+def _text(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidRequest(f"text came as {text!r} ({type(text).__name__}), expected a string")
+    if not text.strip():
+        raise InvalidRequest("text came empty, expected what the user is after")
+    if len(text) > contract.MAX_TEXT:
+        raise InvalidRequest(f"text came with {len(text)} characters, expected at most {contract.MAX_TEXT}")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"text cannot be sent as UTF-8: {error.reason}") from None
 
 
 def _user(user_id: int | None) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from fuserec.contract import MAX_CANDIDATES
 from fuserec.errors import UsageError
 
 PRECISIONS: Final = ("fp32", "fp16", "int8")
@@ -25,11 +27,15 @@ class ExportConfig:
         precision: Precision of the engines' matrix products: `fp32`, `fp16` or `int8`.
         targets: GPU targets to build TensorRT-RTX engines for; the CPU's ONNX Runtime graph is always made.
         calibration_users: Users whose real histories calibrate the int8 ranges.
+        ranker: Checkpoint of a ranker that is to reorder what is retrieved.
+        candidates: How many of the best retrieved items the ranker sees.
     """
 
     precision: str = "int8"
     targets: tuple[str, ...] = ()
     calibration_users: int = 256
+    ranker: Path | None = None
+    candidates: int = 200
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -39,4 +45,6 @@ class ExportConfig:
             raise UsageError(f"target came as {unknown[0]!r}, expected one of {known}")
         if self.calibration_users < 1:
             raise UsageError(f"calibration_users came as {self.calibration_users}, expected at least 1")
+        if not 1 <= self.candidates <= MAX_CANDIDATES:
+            raise UsageError(f"candidates came as {self.candidates}, expected 1 to {MAX_CANDIDATES}")
         object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets)))

@@ -7,25 +7,21 @@ import importlib.metadata
 import importlib.resources
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from fuserec.contract import MAX_BATCH, RECOMMEND
+from fuserec.contract import ENCODE, EXPLAIN, RANK, RANKER, RECOMMEND, SEARCH, TEXT_ENCODER, USER_TOWER
 from fuserec.errors import BundleError, ExportError
-from fuserec.export.config import TARGETS, ExportConfig
-from fuserec.export.histories import split_histories
-from fuserec.export.onnx_graph import INPUTS, export_user_tower
+from fuserec.export.building import build_part, graph_file
+from fuserec.export.config import ExportConfig
 from fuserec.export.parity import compare
-from fuserec.export.precision import batches, convert, count_quantized
-from fuserec.export.tensorrt import build_engine, library_version
-from fuserec.files import replacing_folder, sha256
+from fuserec.export.parts import Part, ranker, text_encoder, user_tower
+from fuserec.export.rerank import Reranking
+from fuserec.export.sources import Sources, load_sources
+from fuserec.files import replacing_folder
 from fuserec.kernels import ItemIndex
-from fuserec.manifest import EngineRecord, FileRecord, Manifest, bundle_folder
-from fuserec.models.checkpoint import Checkpoint
-from fuserec.models.retriever import Retriever
+from fuserec.manifest import FileRecord, Manifest, PartRecord, TextRecord, bundle_folder
+from fuserec.models.text import TextRetriever
 
 TOOLS = ("fuserec", "torch", "onnx", "onnxruntime", "numpy", "tensorrt-rtx")
 VERSION = "1"
@@ -58,63 +54,60 @@ def export_checkpoint(
     config = config or ExportConfig()
     _refuse_foreign(repository)
     on_step("reading the checkpoint")
-    checkpoint = Checkpoint.load(checkpoint_folder)
-    module = checkpoint.module()
-    if not isinstance(module, Retriever):
-        raise ExportError(f"{checkpoint.architecture} has no user tower and item vectors to export")
-    max_history = int(checkpoint.arguments["max_history"])
+    sources = load_sources(checkpoint_folder, config.ranker)
+    checkpoint = sources.checkpoint
+    models = _models(sources)
+    parts = _parts(sources, config)
     with replacing_folder(repository) as folder, tempfile.TemporaryDirectory() as scratch:
-        bundle = _copy_models(folder)
+        bundle = _copy_models(folder, models)
         (bundle / "engines").mkdir()
+        engines = {part.name: build_part(part, bundle, Path(scratch), config, on_step) for part in parts}
 
-        on_step(f"tracing the user tower to ONNX, then to {config.precision}")
-        start = time.perf_counter()
-        traced = Path(scratch) / "user_tower.onnx"
-        export_user_tower(module.user_tower, max_history, traced)
-        calibration, check = split_histories(checkpoint.users, checkpoint.items, max_history, config.calibration_users)
-        graph = bundle / "engines" / "cpu.onnx"
-        convert(traced, config.precision, batches(calibration.users, calibration.items, MAX_BATCH), graph)
-        if config.precision == "int8" and count_quantized(graph) == 0:
-            raise ExportError("the graph has no matrix product with weights to quantize; export it as fp32 or fp16")
-        engines = {
-            "cpu": EngineRecord(
-                "engines/cpu.onnx",
-                "onnxruntime",
-                importlib.metadata.version("onnxruntime"),
-                config.precision,
-                round(time.perf_counter() - start, 2),
-            )
-        }
-        for target in config.targets:
-            on_step(f"building the TensorRT-RTX engine for {target} ({TARGETS[target]})")
-            start = time.perf_counter()
-            name = f"engines/{target}.engine"
-            (bundle / name).write_bytes(build_engine(graph, target, max_history))
-            seconds = round(time.perf_counter() - start, 2)
-            engines[target] = EngineRecord(name, "tensorrt-rtx", library_version(), config.precision, seconds)
-
-        on_step("encoding the items and writing the index")
-        vectors = module.item_vectors().numpy()
-        index = ItemIndex.build(vectors, checkpoint.items["item_id"].to_numpy())
-        index.save(bundle / "index.safetensors")
+        index = None
+        if sources.retriever is not None:
+            on_step("encoding the items and writing the index")
+            vectors = sources.retriever.item_vectors().numpy()
+            index = ItemIndex.build(vectors, checkpoint.items["item_id"].to_numpy())
+            index.save(bundle / "index.safetensors")
         checkpoint.items.write_parquet(bundle / "items.parquet")
         checkpoint.users.write_parquet(bundle / "users.parquet")
+        if checkpoint.tokenizer is not None and TEXT_ENCODER in engines:
+            (bundle / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
 
-        on_step("comparing the exported graph with the trained module")
+        on_step("comparing the exported graphs with the trained modules")
+        records = {
+            part.name: PartRecord(
+                part.signature,
+                {part.output: part.shape},
+                engines[part.name],
+                compare(bundle / graph_file(part.name), part, None if part.name == RANKER else index),
+            )
+            for part in parts
+        }
+        rerank = None
+        by_name = {part.name: (part, bundle / graph_file(part.name)) for part in parts}
+        if index is not None and RANKER in by_name:
+            on_step("weighing the ranker against the retriever on held-out items")
+            graphs = by_name[USER_TOWER], by_name[RANKER]
+            rerank = Reranking(*graphs, index, checkpoint.users, checkpoint.items, config.candidates).choose()
+        metrics = checkpoint.metrics
+        if sources.ranker_metrics is not None:
+            metrics = metrics | {"ranker": sources.ranker_metrics}
         manifest = Manifest(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             architecture=checkpoint.architecture,
             precision=config.precision,
-            dim=vectors.shape[1],
+            models=models,
+            dim=0 if index is None else index.dim,
             n_users=checkpoint.users.height,
             n_items=checkpoint.items.height,
-            max_history=max_history,
-            inputs=INPUTS,
-            outputs={"user_vector": f"{np.dtype(np.float32).name} (B, {vectors.shape[1]})"},
-            engines=engines,
-            checkpoint_sha256=sha256(checkpoint_folder / "model.safetensors"),
-            metrics=checkpoint.metrics,
-            parity=compare(graph, module.user_tower, index, check),
+            max_history={part.name: part.max_history for part in parts if part.max_history},
+            parts=records,
+            text=_text_record(sources) if TEXT_ENCODER in records else None,
+            heads=[] if sources.ranker is None else list(sources.ranker.heads),
+            rerank=rerank,
+            checkpoint_sha256=sources.sha256,
+            metrics=metrics,
             tools={tool: importlib.metadata.version(tool) for tool in TOOLS},
             files={
                 str(path.relative_to(folder)): FileRecord.of(path)
@@ -124,6 +117,30 @@ def export_checkpoint(
         )
         manifest.write(bundle)
     return manifest
+
+
+def _models(sources: Sources) -> list[str]:
+    """Return what is served, the front door first."""
+    retrieving = [RECOMMEND, ENCODE, SEARCH, EXPLAIN] if sources.retriever is not None else []
+    return retrieving + ([RANK] if sources.ranker is not None else [])
+
+
+def _parts(sources: Sources, config: ExportConfig) -> list[Part]:
+    users, items = sources.checkpoint.users, sources.checkpoint.items
+    parts = []
+    if sources.retriever is not None:
+        parts.append(user_tower(sources.retriever, users, items, config.calibration_users))
+        if isinstance(sources.retriever, TextRetriever):
+            parts.append(text_encoder(sources.retriever))
+    if sources.ranker is not None:
+        parts.append(ranker(sources.ranker, users, items, config.calibration_users))
+    return parts
+
+
+def _text_record(sources: Sources) -> TextRecord:
+    module = sources.retriever
+    assert isinstance(module, TextRetriever)
+    return TextRecord(module.config.max_tokens, module.encoder.pad_id)
 
 
 def _refuse_foreign(repository: Path) -> None:
@@ -141,8 +158,9 @@ def _refuse_foreign(repository: Path) -> None:
             ) from None
 
 
-def _copy_models(folder: Path) -> Path:
-    """Copy the models of the repository into `folder` and return the bundle's folder."""
+def _copy_models(folder: Path, models: Sequence[str]) -> Path:
+    """Copy the served models into `folder` and return the bundle's folder, which is the front door's."""
     with importlib.resources.as_file(importlib.resources.files("fuserec") / "model_repository") as templates:
-        shutil.copytree(templates, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder / RECOMMEND / VERSION
+        for model in models:
+            shutil.copytree(templates / model, folder / model, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / models[0] / VERSION

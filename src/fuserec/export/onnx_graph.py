@@ -1,4 +1,4 @@
-"""The user tower as an ONNX graph in float32."""
+"""A part of a model as an ONNX graph in float32."""
 
 from __future__ import annotations
 
@@ -9,40 +9,44 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from fuserec.contract import MAX_BATCH
+from fuserec.export.parts import Part
 
 OPSET = 20
-INPUTS = {"user": "int64 (B,)", "history": "int64 (B, L)"}
 
 
-def export_user_tower(tower: nn.Module, max_history: int, path: Path) -> None:
-    """Write the tower as `path`, with dynamic batch B (1 to `MAX_BATCH`) and length L (1 to `max_history`).
-
-    Args:
-        tower: Called as `tower(user, history)` with (B,) and (B, L) int64 rows, returns (B, D) float32.
-        max_history: The longest history the tower reads.
-        path: Where to write; one file, weights inside.
-    """
-    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    length = torch.export.Dim("length", min=1, max=max_history)
-    # The example's sizes are neither 1 nor the limits: the tracer would take those for constants.
-    user = torch.ones(2, dtype=torch.int64)
-    history = torch.ones(2, max(2, max_history // 2), dtype=torch.int64)
-    dynamic = ({0: batch}, {0: batch, 1: length} if max_history > 1 else {0: batch})
+def export_graph(part: Part, path: Path) -> None:
+    """Write the module of a part as `path`, with its axes dynamic; one file, weights inside."""
+    axes = {axis.name: axis for input_axes in part.inputs.values() for axis in input_axes}
+    # An axis of one possible length is a constant to the tracer.
+    dims = {
+        name: torch.export.Dim(name, min=axis.min, max=axis.max) for name, axis in axes.items() if axis.max > axis.min
+    }
+    # The example's sizes are neither 1 nor the limits, which the tracer would take for constants; nor are two equal.
+    sizes = {
+        name: min(axis.max, max(2 + place, axis.max // 2 if axis.max <= 64 else 5 + place))
+        for place, (name, axis) in enumerate(axes.items())
+    }
+    sizes |= {name: 2 for name in sizes if name == "B"}
+    example = tuple(
+        torch.ones([sizes[axis.name] for axis in input_axes], dtype=torch.int64) for input_axes in part.inputs.values()
+    )
+    dynamic = tuple(
+        {place: dims[axis.name] for place, axis in enumerate(input_axes) if axis.name in dims}
+        for input_axes in part.inputs.values()
+    )
     # The tracer reports its progress on stdout and warns that one axis name serves two inputs, which is meant.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            tower.eval(),
-            (user, history),
+            part.module.eval(),
+            example,
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=dynamic,
-            input_names=list(INPUTS),
-            output_names=["user_vector"],
+            input_names=list(part.inputs),
+            output_names=[part.output],
             verbose=False,
         )
     if program is None:

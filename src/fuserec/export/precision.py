@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -91,8 +90,3 @@ def count_quantized(path: Path) -> int:
     return sum(
         node.op_type in ("MatMul", "Gemm") and makers.get(node.input[1]) == "DequantizeLinear" for node in graph.node
     )
-
-
-def batches(users: NDArray[np.int64], histories: NDArray[np.int64], size: int) -> list[Feed]:
-    """Cut (n,) user rows and (n, L) history rows into inputs of the graph of at most `size` rows."""
-    return [{"user": users[at : at + size], "history": histories[at : at + size]} for at in range(0, len(users), size)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fuserec.contract import MAX_BATCH
 from fuserec.errors import ExportError
+from fuserec.export.parts import Part
 
 
 def library_version() -> str:
@@ -14,15 +14,15 @@ def library_version() -> str:
     return str(_library().__version__)
 
 
-def build_engine(graph: Path, target: str, max_history: int) -> bytes:
-    """Build the engine of the user tower for one target.
+def build_engine(graph: Path, target: str, part: Part) -> bytes:
+    """Build the engine of a part for one target.
 
     The network is strongly typed: precision is what the graph says, in its tensors or its Q/DQ nodes.
 
     Args:
-        graph: ONNX graph with inputs `user` (B,) and `history` (B, L).
+        graph: ONNX graph of the part.
         target: Compute capability, such as `sm89`.
-        max_history: The longest history; with `MAX_BATCH` the upper corner of the optimization profile.
+        part: Its axes are the optimization profile.
 
     Returns:
         The serialized engine.
@@ -42,8 +42,9 @@ def build_engine(graph: Path, target: str, max_history: int) -> bytes:
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
     profile = builder.create_optimization_profile()
-    profile.set_shape("user", (1,), (8,), (MAX_BATCH,))
-    profile.set_shape("history", (1, 1), (8, max_history), (MAX_BATCH, max_history))
+    for name, axes in part.inputs.items():
+        corners = [tuple(getattr(axis, corner) for axis in axes) for corner in ("min", "opt", "max")]
+        profile.set_shape(name, *corners)
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     if engine is None:

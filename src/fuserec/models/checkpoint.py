@@ -5,6 +5,7 @@
     items.parquet       the catalogue: line r - 1 is item row r of the model
     users.parquet       the users and their histories: line r - 1 is user row r
     metrics.json        what the model scored, under which protocol
+    tokenizer.json      how texts become tokens; only where the model reads texts
 
 Nothing in it can execute code: no pickle is written or read.
 """
@@ -34,6 +35,7 @@ MODEL_FILE: Final = "model.safetensors"
 ITEMS_FILE: Final = "items.parquet"
 USERS_FILE: Final = "users.parquet"
 METRICS_FILE: Final = "metrics.json"
+TOKENIZER_FILE: Final = "tokenizer.json"
 HASHED_FILES: Final = (MODEL_FILE, ITEMS_FILE, USERS_FILE, METRICS_FILE)
 
 ITEMS_SCHEMA: Final = pl.Schema(
@@ -53,6 +55,7 @@ class Checkpoint:
         users: `USERS_SCHEMA`, sorted by `user_id`; `history` holds all item ids of the user, oldest first.
         metrics: JSON values.
         state: the module's state dict.
+        tokenizer: what `tokenizer.json` holds; None for a model that reads no texts.
 
     Raises:
         CheckpointError: if the parts do not fit each other; the message names the file that holds the part.
@@ -64,6 +67,7 @@ class Checkpoint:
     users: pl.DataFrame
     metrics: dict[str, Any]
     state: dict[str, Tensor]
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         _check_table(ITEMS_FILE, self.items, ITEMS_SCHEMA, "item_id", self.arguments.get("n_items"))
@@ -72,7 +76,9 @@ class Checkpoint:
 
     def module(self) -> nn.Module:
         """Build the module with a copy of the trained weights, in eval mode, on the CPU."""
-        module = _build_on("meta", self.architecture, self.arguments).to_empty(device="cpu")
+        # On the CPU, as some modules hold what a state dict leaves out; the caller's random state is not ours to move.
+        with torch.random.fork_rng():
+            module = _build_on("cpu", self.architecture, self.arguments)
         module.load_state_dict(self.state)
         return module.eval()
 
@@ -90,12 +96,16 @@ class Checkpoint:
             self.items.write_parquet(folder / ITEMS_FILE)
             self.users.write_parquet(folder / USERS_FILE)
             _write_json(folder / METRICS_FILE, self.metrics)
+            names = list(HASHED_FILES)
+            if self.tokenizer is not None:
+                (folder / TOKENIZER_FILE).write_text(self.tokenizer, encoding="utf-8")
+                names.append(TOKENIZER_FILE)
             config = {
                 "format": FORMAT,
                 "version": VERSION,
                 "architecture": self.architecture,
                 "arguments": self.arguments,
-                "files": {name: sha256(folder / name) for name in HASHED_FILES},
+                "files": {name: sha256(folder / name) for name in names},
             }
             _write_json(folder / CONFIG_FILE, config)
 
@@ -121,6 +131,7 @@ class Checkpoint:
         _check_config(config)
         for name, expected in config["files"].items():
             _check_file(path / name, expected)
+        tokenizer = path / TOKENIZER_FILE if TOKENIZER_FILE in config["files"] else None
         return cls(
             architecture=config["architecture"],
             arguments=config["arguments"],
@@ -128,6 +139,7 @@ class Checkpoint:
             users=_read_parquet(path / USERS_FILE),
             metrics=_read_json(path / METRICS_FILE),
             state=_read_tensors(path / MODEL_FILE),
+            tokenizer=None if tokenizer is None else tokenizer.read_text(encoding="utf-8"),
         )
 
 
@@ -193,9 +205,10 @@ def _check_config(config: dict[str, Any]) -> None:
         if not isinstance(config.get(key), expected):
             raise CheckpointError(f"{CONFIG_FILE}: {key} is {config.get(key)!r}; expected a {expected.__name__}")
     # Exactly these names: a name with a path in it would lead out of the folder.
-    if set(config["files"]) != set(HASHED_FILES):
+    if set(config["files"]) - {TOKENIZER_FILE} != set(HASHED_FILES):
         raise CheckpointError(
-            f"{CONFIG_FILE}: files lists {', '.join(sorted(config['files']))}; expected {', '.join(HASHED_FILES)}"
+            f"{CONFIG_FILE}: files lists {', '.join(sorted(config['files']))}; expected {', '.join(HASHED_FILES)}, "
+            f"and {TOKENIZER_FILE} where texts are read"
         )
 
 

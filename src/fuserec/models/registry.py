@@ -16,7 +16,9 @@ from torch import nn
 
 from fuserec.errors import CheckpointError
 from fuserec.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
+from fuserec.models.ranker import AttentionRanker, CrossRanker, MLPRanker, RankerConfig
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec, SequentialConfig
+from fuserec.models.text import TextConfig, TextRetriever
 from fuserec.models.two_tower import TwoTower, TwoTowerConfig
 
 
@@ -36,6 +38,10 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "lstm": Architecture(SequentialConfig, LSTMRec),
     "conv": Architecture(SequentialConfig, NextItNet),
     "bert4rec": Architecture(SequentialConfig, BERT4Rec),
+    "text": Architecture(TextConfig, TextRetriever),
+    "ranker-mlp": Architecture(RankerConfig, MLPRanker),
+    "ranker-attention": Architecture(RankerConfig, AttentionRanker),
+    "ranker-dcn": Architecture(RankerConfig, CrossRanker),
 }
 
 

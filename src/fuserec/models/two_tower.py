@@ -94,11 +94,17 @@ class UserTower(nn.Module):
         with torch.no_grad():
             self.item_embedding.weight[PADDING].zero_()
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            AttentionBlock(dim, config.n_heads, config.max_history, config.dropout) for _ in range(config.n_blocks)
-        )
+        self.blocks = self.build_blocks(config)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    @staticmethod
+    def build_blocks(config: TwoTowerConfig) -> nn.ModuleList:
+        """Return what reads the history: called in turn with (B, L, dim) float32 and `attention_mask`."""
+        return nn.ModuleList(
+            AttentionBlock(config.dim, config.n_heads, config.max_history, config.dropout)
+            for _ in range(config.n_blocks)
+        )
 
     def forward(self, user: Tensor, history: Tensor) -> Tensor:
         """Encode users.
@@ -162,12 +168,14 @@ class ItemTower(nn.Module):
         Returns:
             (N, dim) float32 unit vectors.
         """
-        n_words = (words != 0).sum(dim=1, keepdim=True).clamp(min=1)
-        x = id_vectors + self.word(words).sum(dim=1) / n_words + self.year(years)
-        if self.genre is not None:
-            x = x + self.genre(genres)
-        x = self.norm(self.dropout(x))
+        x = self.norm(self.dropout(id_vectors + self.describe(genres, words, years)))
         return nn.functional.normalize(x + self.head(x), dim=-1)
+
+    def describe(self, genres: Tensor, words: Tensor, years: Tensor) -> Tensor:
+        """Return what is known of N items besides their ids, (N, dim) float32."""
+        n_words = (words != 0).sum(dim=1, keepdim=True).clamp(min=1)
+        x: Tensor = self.word(words).sum(dim=1) / n_words + self.year(years)
+        return x if self.genre is None else x + self.genre(genres)
 
 
 class TwoTower(Retriever):

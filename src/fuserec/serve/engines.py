@@ -134,9 +134,10 @@ def choose_target(engines: dict[str, EngineRecord], device: str | None) -> str:
     return "cpu"
 
 
-def open_engine(bundle: Path, manifest: Manifest) -> Engine:
-    """Open the engine of a verified bundle that suits this machine."""
-    target = choose_target(manifest.engines, device_target())
-    path = bundle / manifest.engines[target].file
-    logger.info("engine for %s: %s", target, path.name)
-    return OnnxRuntimeEngine(path) if target == "cpu" else TensorRTRTXEngine(path)
+def open_engine(bundle: Path, manifest: Manifest, part: str, *, threads: int = 1) -> Engine:
+    """Open the engine of one part of a verified bundle that suits this machine."""
+    engines = manifest.parts[part].engines
+    target = choose_target(engines, device_target())
+    path = bundle / engines[target].file
+    logger.info("%s on %s: %s", part, target, path.name)
+    return OnnxRuntimeEngine(path, threads=threads) if target == "cpu" else TensorRTRTXEngine(path)

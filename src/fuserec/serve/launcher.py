@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from types import TracebackType
 import polars as pl
 
 from fuserec.client import Recommender
-from fuserec.contract import ENCODE, RECOMMEND, SEARCH
+from fuserec.contract import RECOMMEND
 from fuserec.errors import ClientError, LaunchError, UsageError
 from fuserec.manifest import Manifest, bundle_folder
 from fuserec.serve.binary import ServerBinary, find_binary
@@ -142,7 +143,8 @@ class Server:
         if self._process is not None:
             raise LaunchError(f"the server over {self.repository} runs already; stop it first")
         bundle = bundle_folder(self.repository)
-        Manifest.read(bundle).verify(self.repository)
+        manifest = Manifest.read(bundle)
+        manifest.verify(self.repository)
         self._remove_bytecode()
         self.address.check_free()
         binary = find_binary(self._given_binary)
@@ -153,8 +155,9 @@ class Server:
                 self.address.host,
             )
         try:
-            self._spawn(binary)
-            self._wait_for_canary(int(pl.read_parquet(bundle / "items.parquet", columns=["item_id"])["item_id"][0]))
+            self._spawn(binary, manifest.models)
+            items = pl.read_parquet(bundle / "items.parquet", columns=["item_id"])
+            self._wait_for_canary(manifest.models[0], int(items["item_id"][0]))
         except BaseException:
             self.stop()
             raise
@@ -198,13 +201,13 @@ class Server:
             raise LaunchError("the server is not running and its temporary log is gone")
         return self._scratch / "server.log"
 
-    def _spawn(self, binary: ServerBinary) -> None:
+    def _spawn(self, binary: ServerBinary, models: Sequence[str]) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="fuserec-serve-"))
         options = binary.prepare(self._scratch)
         options += [
             f"--model-repository={self.repository}",
             "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in (RECOMMEND, ENCODE, SEARCH)),
+            *(f"--load-model={name}" for name in models),
             "--disable-auto-complete-config",
             "--exit-timeout-secs=10",
         ]
@@ -235,8 +238,8 @@ class Server:
                 preexec_fn=tie_to_launcher,
             )
 
-    def _wait_for_canary(self, item_id: int) -> None:
-        """Poll until a recommendation for somebody who had `item_id` has come back."""
+    def _wait_for_canary(self, front_door: str, item_id: int) -> None:
+        """Poll until the front door has answered somebody who had `item_id`."""
         deadline = time.monotonic() + self._start_timeout_s
         last = "no attempt"
         with Recommender(
@@ -246,7 +249,10 @@ class Server:
                 if self._process is not None and (status := self._process.poll()) is not None:
                     raise LaunchError(self._died(status))
                 try:
-                    client.recommend(history=[item_id], k=1)
+                    if front_door == RECOMMEND:
+                        client.recommend(history=[item_id], k=1)
+                    else:
+                        client.rank(history=[item_id], candidates=[item_id])
                     return
                 except ClientError as error:
                     # Nobody listens yet, or the model is not up yet, or it is broken: the deadline tells which.

@@ -1,4 +1,4 @@
-"""The pipeline: encode the user -> search the index -> answer, in one process and with no hop in between."""
+"""The pipeline: encode the user -> search the index -> rank -> answer, in one process and with no hop in between."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fuserec.contract import MAX_BATCH, NO_ID
+from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
 from fuserec.kernels import ItemIndex, TopK
 from fuserec.manifest import Manifest
+from fuserec.serve.blending import blend
 from fuserec.serve.engines import Engine, open_engine
 from fuserec.serve.popularity import Popularity
-from fuserec.serve.stores import IdMap, UserStore
+from fuserec.serve.ranking import RankStage
+from fuserec.serve.texts import TextStage
+from fuserec.serve.users import NO_IDS, Ids, Known, Users
 
-Ids = NDArray[np.int64]
-NO_IDS = np.empty(0, dtype=np.int64)
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,16 @@ class Query:
             of this user takes its place.
         exclude: (E,) item ids that must not be recommended, beside those already seen.
         k: How many items to return.
+        history_only: `history` is all there is: what the bundle has stored of the user is neither read nor excluded.
+        text: What the user is after, in place of who they are; empty for none. What they have seen stays excluded.
     """
 
     user_id: int
     history: Ids
     exclude: Ids
     k: int
+    history_only: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,11 @@ class Encoded:
     Attributes:
         vectors: (B, D) float32.
         seen: B arrays of item ids that each user has consumed, as far as is known.
-        fallback: (B,) bool: neither the user nor any history is known, so the vector says nothing.
+        fallback: (B,) bool: neither the user nor any history nor a text is known, so the vector says nothing.
         ignored: (B,) int32: ids of the history that the catalogue does not hold.
     """
 
-    vectors: NDArray[np.float32]
+    vectors: Floats
     seen: list[Ids]
     fallback: NDArray[np.bool_]
     ignored: NDArray[np.int32]
@@ -62,15 +68,25 @@ class Answer:
 
     Attributes:
         item_ids: (k,) int64, best first; the tail is `NO_ID` where fewer than k items are left.
-        scores: (k,) float32: similarity of user and item, or an item's share of all interactions in a fallback.
+        scores: (k,) float32, descending: similarity of user and item; with a ranker the mean of both opinions, each
+            standardized over the candidates; an item's share of all interactions in a fallback.
         fallback: Nothing was known of the user, these are the most popular items.
         ignored: Ids in history and exclude that the catalogue does not hold.
     """
 
     item_ids: Ids
-    scores: NDArray[np.float32]
+    scores: Floats
     fallback: bool
     ignored: int
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """The ranker as `recommend` uses it: it sees the best `candidates` and has a say of `weight`, 0 to 1."""
+
+    stage: RankStage
+    candidates: int
+    weight: float
 
 
 class Pipeline:
@@ -79,21 +95,30 @@ class Pipeline:
     Args:
         engine: The user tower: `user` (B,) int64 and `history` (B, L) int64 rows to `user_vector` (B, D) float32.
         index: The item vectors.
-        items: `items.parquet`: item_id, count; line r is row r + 1 of the user tower.
-        users: The known users; row r is row r + 1 of the user tower.
+        popularity: What is recommended to people of whom nothing is known.
+        users: The known users and their histories.
         max_history: Items of a history that the user tower reads.
+        texts: Encodes texts; None where the bundle reads none.
+        reranker: None where the bundle has no ranker.
     """
 
     def __init__(
-        self, engine: Engine, index: ItemIndex, items: pl.DataFrame, users: UserStore, max_history: int
+        self,
+        engine: Engine,
+        index: ItemIndex,
+        popularity: Popularity,
+        users: Users,
+        max_history: int,
+        texts: TextStage | None = None,
+        reranker: Reranker | None = None,
     ) -> None:
         self._engine = engine
         self._index = index
+        self._popularity = popularity
         self._users = users
         self._max_history = max_history
-        item_ids = items["item_id"].to_numpy()
-        self._item_rows = IdMap(item_ids)
-        self._popularity = Popularity(item_ids, items["count"].to_numpy())
+        self._texts = texts
+        self._reranker = reranker
 
     @classmethod
     def open(cls, bundle: Path) -> Pipeline:
@@ -104,12 +129,16 @@ class Pipeline:
         """
         manifest = Manifest.read(bundle)
         manifest.verify(bundle.parents[1])
+        items = pl.read_parquet(bundle / "items.parquet", columns=["item_id", "count"])
+        stage, rerank = RankStage.open(bundle, manifest), manifest.rerank
         return cls(
-            engine=open_engine(bundle, manifest),
+            engine=open_engine(bundle, manifest, USER_TOWER),
             index=ItemIndex.load(bundle / "index.safetensors"),
-            items=pl.read_parquet(bundle / "items.parquet", columns=["item_id", "count"]),
-            users=UserStore.load(bundle / "users.parquet"),
-            max_history=manifest.max_history,
+            popularity=Popularity(items["item_id"].to_numpy(), items["count"].to_numpy()),
+            users=Users.load(bundle),
+            max_history=manifest.max_history[USER_TOWER],
+            texts=TextStage.open(bundle, manifest),
+            reranker=None if stage is None or rerank is None else Reranker(stage, rerank.candidates, rerank.weight),
         )
 
     @property
@@ -117,63 +146,109 @@ class Pipeline:
         """Length D of user and item vectors."""
         return self._index.dim
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether a query may have a text."""
+        return self._texts is not None
+
     def warm_up(self) -> None:
         """Run every stage once, so that the first caller does not wait for compilation."""
         nobody = Query(NO_ID, NO_IDS, NO_IDS, 1)
         self.search(self.encode([nobody]).vectors, 1, [NO_IDS])
         self.recommend([nobody])
+        if self._texts is not None:
+            self._texts.encode([""])
 
     def encode(self, queries: Sequence[Query]) -> Encoded:
         """Encode the users of B queries; `exclude` and `k` are not read."""
-        user_rows = self._users.rows(np.array([query.user_id for query in queries], dtype=np.int64))
-        histories, seen, ignored = [], [], np.zeros(len(queries), dtype=np.int32)
-        for position, (query, user_row) in enumerate(zip(queries, user_rows, strict=True)):
-            given, ignored[position] = self._known(query.history)
-            stored = self._users.history(int(user_row))
-            history = given if len(given) else stored
-            histories.append(self._item_rows.rows(history[-self._max_history :]) + 1)
-            seen.append(np.concatenate([stored, given]))
-        fallback = (user_rows < 0) & np.array([len(history) == 0 for history in histories], dtype=bool)
-        parts = [
-            self._run(user_rows[at : at + MAX_BATCH] + 1, histories[at : at + MAX_BATCH])
-            for at in range(0, len(queries), MAX_BATCH)
-        ]
-        vectors = np.concatenate(parts) if parts else np.empty((0, self.dim), dtype=np.float32)
-        return Encoded(vectors, seen, fallback, ignored)
+        return self._encode(queries, self._users.look_up(queries))
 
-    def search(self, vectors: NDArray[np.float32], k: int, exclude: Sequence[Ids]) -> TopK:
+    def search(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
         """Return the k best items for each of (B, D) vectors, without those in B `exclude` arrays."""
         return self._index.search(vectors, k, exclude=exclude)
 
+    def history(self, query: Query) -> Ids:
+        """Return the items that the user tower reads of a query: (L,) item ids, oldest first."""
+        return self._users.look_up([query]).items[0][-self._max_history :]
+
+    def scores(self, vectors: Floats, item_id: int) -> Floats:
+        """Return what one item scores for each of (B, D) vectors: (B,) float32.
+
+        Raises:
+            ValueError: The catalogue does not hold the item.
+        """
+        self.check_item(item_id)
+        return self._index.search(vectors, 1, allow=self._index.ids == item_id).scores[:, 0]
+
+    def check_item(self, item_id: int) -> None:
+        """Raise `ValueError` where the catalogue does not hold an item."""
+        if not len(self._users.known(np.array([item_id], dtype=np.int64))[0]):
+            raise ValueError(f"item_id came as {item_id}, which the catalogue does not hold")
+
     def recommend(self, queries: Sequence[Query]) -> list[Answer]:
-        """Answer B queries: what a user has seen, and what the query excludes, is never recommended."""
+        """Answer B queries: what a user has seen, and what the query excludes, is never recommended.
+
+        Raises:
+            ValueError: A query has a text and the bundle reads none.
+        """
         if not queries:
             return []
-        users = self.encode(queries)
+        known = self._users.look_up(queries)
+        users = self._encode(queries, known)
         excluded = [np.concatenate([seen, query.exclude]) for seen, query in zip(users.seen, queries, strict=True)]
-        found = self.search(users.vectors, max(query.k for query in queries), excluded)
+        k = max(query.k for query in queries)
+        if self._reranker is None:
+            found = self.search(users.vectors, k, excluded)
+            ids, scores = found.ids, found.scores
+        else:
+            found = self.search(users.vectors, max(k, self._reranker.candidates), excluded)
+            # Neither a text nor the lack of everything is something that the ranker could judge by.
+            judged = ~users.fallback & np.array([not query.text for query in queries])
+            ids, scores = self._rerank(self._reranker, known, found, judged)
         answers = []
         for row, query in enumerate(queries):
             if users.fallback[row]:
-                ids, scores = self._popularity.top(query.k, excluded[row])
+                best = self._popularity.top(query.k, excluded[row])
             else:
-                ids, scores = found.ids[row, : query.k], found.scores[row, : query.k]
-            ignored = int(users.ignored[row]) + self._known(query.exclude)[1]
-            answers.append(Answer(ids, scores, bool(users.fallback[row]), ignored))
+                best = ids[row, : query.k], scores[row, : query.k]
+            ignored = int(users.ignored[row]) + self._users.known(query.exclude)[1]
+            answers.append(Answer(*best, bool(users.fallback[row]), ignored))
         return answers
 
-    def _known(self, ids: Ids) -> tuple[Ids, int]:
-        """Return the ids that the catalogue holds, in order, and how many it does not; `NO_ID` is not counted."""
-        ids = ids[ids != NO_ID]
-        known = ids[self._item_rows.rows(ids) >= 0]
-        return known, len(ids) - len(known)
+    def _encode(self, queries: Sequence[Query], known: Known) -> Encoded:
+        parts = []
+        for at in range(0, len(queries), MAX_BATCH):
+            here = slice(at, at + MAX_BATCH)
+            feed = {"user": known.rows[here], "history": known.padded(here, self._max_history)}
+            parts.append(self._engine.run(feed)["user_vector"])
+        vectors = np.concatenate(parts) if parts else np.empty((0, self.dim), dtype=np.float32)
+        fallback = known.nothing
+        texts = [row for row, query in enumerate(queries) if query.text]
+        if texts:
+            if self._texts is None:
+                raise ValueError("a text came, and the model reads none; expected a user id or a history")
+            vectors[texts] = self._texts.encode([queries[row].text for row in texts])
+            fallback[texts] = False
+        return Encoded(vectors, known.seen, fallback, known.ignored)
 
-    def _run(self, user_rows: Ids, histories: Sequence[Ids]) -> NDArray[np.float32]:
-        """Pad to the length of the longest history, newest item last, and run the engine."""
-        length = max(1, *(len(history) for history in histories))
-        padded = np.zeros((len(histories), length), dtype=np.int64)
-        for row, history in zip(padded, histories, strict=True):
-            if len(history):
-                row[-len(history) :] = history
-        output: NDArray[np.float32] = self._engine.run({"user": user_rows, "history": padded})["user_vector"]
-        return output
+    def _rerank(
+        self, reranker: Reranker, users: Known, found: TopK, judged: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Reorder the first candidates of the `judged` rows; what lies beyond them keeps its order, below them."""
+        ids, scores = found.ids.copy(), found.scores.copy()
+        rows = np.flatnonzero(judged)
+        n = min(reranker.candidates, ids.shape[1])
+        if not len(rows) or n == 0 or reranker.weight == 0.0:
+            return ids, scores
+        candidates = self._users.rows(ids[rows, :n])
+        opinions = reranker.stage.order(reranker.stage.run(users.take(rows), candidates))
+        blended = blend(scores[rows, :n], opinions, reranker.weight)
+        order = np.argsort(-blended, axis=1, kind="stable")
+        # The tail goes on from the last of the reordered, by the retriever's own differences.
+        lowest = np.take_along_axis(blended, order[:, -1:], axis=1)
+        with np.errstate(invalid="ignore"):  # where nothing is left, -inf less -inf
+            tail = lowest + (scores[rows, n:] - scores[rows, n - 1 : n])
+        ids[rows, :n] = np.take_along_axis(ids[rows, :n], order, axis=1)
+        scores[rows, :n] = np.take_along_axis(blended, order, axis=1)
+        scores[rows, n:] = np.where(ids[rows, n:] == NO_ID, -np.inf, tail)
+        return ids, scores

@@ -18,7 +18,11 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from fuserec import contract
-from fuserec.serve.pipeline import NO_IDS, Answer, Pipeline, Query
+from fuserec.manifest import FILE_NAME, Manifest
+from fuserec.serve.explain import Explanation, explain
+from fuserec.serve.pipeline import Answer, Pipeline, Query
+from fuserec.serve.ranking import Ranked, RankQuery, RankStage
+from fuserec.serve.users import NO_IDS, Users
 
 
 class _Model(abc.ABC):
@@ -29,7 +33,12 @@ class _Model(abc.ABC):
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
         # The front door's version folder is the bundle; the single stages read the one of the same version.
         repository = Path(args["model_repository"]).parent
-        self.pipeline = Pipeline.open(repository / contract.RECOMMEND / args["model_version"])
+        bundles = [repository / door / args["model_version"] for door in contract.FRONT_DOORS]
+        self.open(next((bundle for bundle in bundles if (bundle / FILE_NAME).is_file()), bundles[0]))
+
+    def open(self, bundle: Path) -> None:
+        """Open and warm what answers."""
+        self.pipeline = Pipeline.open(bundle)
         self.pipeline.warm_up()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -61,7 +70,7 @@ class _Model(abc.ABC):
 
 
 class RecommendModel(_Model):
-    """`recommend`: user_id, history, exclude, k -> item_ids, scores, fallback, ignored."""
+    """`recommend`: user_id, history, exclude, k, history_only, text -> item_ids, scores, fallback, ignored."""
 
     def read(self, request: Any) -> list[Query]:
         """Read one request as a query a row."""
@@ -69,9 +78,15 @@ class RecommendModel(_Model):
         ks = _checked_k(request, len(users))
         histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
         excludes = _id_lists(request, contract.EXCLUDE, len(users), contract.MAX_EXCLUDE)
+        only = _switches(request, contract.HISTORY_ONLY, len(users))
+        texts = _texts(request, len(users))
+        if any(texts) and not self.pipeline.reads_text:
+            raise ValueError(f"{contract.TEXT} came, and this model reads none; expected a user id or a history")
         return [
-            Query(int(user), history, exclude, int(k))
-            for user, history, exclude, k in zip(users, histories, excludes, ks, strict=True)
+            Query(int(user), history, exclude, int(k), only_given, text)
+            for user, history, exclude, k, only_given, text in zip(
+                users, histories, excludes, ks, only, texts, strict=True
+            )
         ]
 
     def run(self, batches: Sequence[list[Query]]) -> list[dict[str, NDArray[Any]]]:
@@ -81,13 +96,17 @@ class RecommendModel(_Model):
 
 
 class EncodeModel(_Model):
-    """`encode`: user_id, history -> user_vector, fallback, ignored."""
+    """`encode`: user_id, history, history_only -> user_vector, fallback, ignored."""
 
     def read(self, request: Any) -> list[Query]:
         """Read one request as a query a row."""
         users = _tensor(request, contract.USER_ID)[:, 0]
         histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        return [Query(int(user), history, NO_IDS, 1) for user, history in zip(users, histories, strict=True)]
+        only = _switches(request, contract.HISTORY_ONLY, len(users))
+        return [
+            Query(int(user), history, NO_IDS, 1, given)
+            for user, history, given in zip(users, histories, only, strict=True)
+        ]
 
     def run(self, batches: Sequence[list[Query]]) -> list[dict[str, NDArray[Any]]]:
         """Encode the rows of all requests at once."""
@@ -137,6 +156,89 @@ class SearchModel(_Model):
         return outputs
 
 
+class RankModel(_Model):
+    """`rank`: user_id, history, candidates, history_only -> item_ids, scores, ratings, ignored."""
+
+    def open(self, bundle: Path) -> None:
+        """Open the ranker, which needs neither the user tower nor the index."""
+        manifest = Manifest.read(bundle)
+        manifest.verify(bundle.parents[1])
+        stage = RankStage.open(bundle, manifest)
+        if stage is None:
+            raise ValueError(f"{bundle} has no ranker, yet {contract.RANK} is among its models")
+        self.stage, self.users = stage, Users.load(bundle)
+        self.stage.rank([RankQuery(contract.NO_ID, NO_IDS, NO_IDS)], self.users)
+
+    def read(self, request: Any) -> list[RankQuery]:
+        """Read one request as a query a row."""
+        users = _tensor(request, contract.USER_ID)[:, 0]
+        histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        candidates = _id_lists(request, contract.CANDIDATES, len(users), contract.MAX_CANDIDATES)
+        only = _switches(request, contract.HISTORY_ONLY, len(users))
+        return [
+            RankQuery(int(user), history, row, given)
+            for user, history, row, given in zip(users, histories, candidates, only, strict=True)
+        ]
+
+    def run(self, batches: Sequence[list[RankQuery]]) -> list[dict[str, NDArray[Any]]]:
+        """Rank for the rows of all requests at once."""
+        answers = iter(self.stage.rank([query for batch in batches for query in batch], self.users))
+        return [_stack_ranked([next(answers) for _ in batch]) for batch in batches]
+
+
+class ExplainModel(_Model):
+    """`explain`: user_id, history, item_id, history_only -> item_ids, contributions, score, baseline."""
+
+    def read(self, request: Any) -> list[tuple[Query, int]]:
+        """Read one request as a query and an item a row."""
+        users = _tensor(request, contract.USER_ID)[:, 0]
+        items = _tensor(request, contract.ITEM_ID)[:, 0]
+        _same_rows(contract.ITEM_ID, len(items), len(users))
+        histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        only = _switches(request, contract.HISTORY_ONLY, len(users))
+        for item in items:
+            self.pipeline.check_item(int(item))
+        return [
+            (Query(int(user), history, NO_IDS, 1, given), int(item))
+            for user, history, given, item in zip(users, histories, only, items, strict=True)
+        ]
+
+    def run(self, batches: Sequence[list[tuple[Query, int]]]) -> list[dict[str, NDArray[Any]]]:
+        """Explain row by row: each is a batch of its own to the user tower."""
+        return [_stack_explained([explain(self.pipeline, query, item) for query, item in batch]) for batch in batches]
+
+
+def _stack_ranked(answers: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
+    rows, width = len(answers), max(len(answer.item_ids) for answer in answers)
+    outputs: dict[str, NDArray[Any]] = {
+        contract.ITEM_IDS: np.full((rows, width), contract.NO_ID, dtype=np.int64),
+        contract.SCORES: np.full((rows, width), -np.inf, dtype=np.float32),
+        contract.RATINGS: np.full((rows, width), np.nan, dtype=np.float32),
+        contract.IGNORED: np.array([[answer.ignored] for answer in answers], dtype=np.int32),
+    }
+    for row, answer in enumerate(answers):
+        here = slice(0, len(answer.item_ids))
+        outputs[contract.ITEM_IDS][row, here] = answer.item_ids
+        outputs[contract.SCORES][row, here] = answer.scores
+        outputs[contract.RATINGS][row, here] = answer.ratings
+    return outputs
+
+
+def _stack_explained(answers: Sequence[Explanation]) -> dict[str, NDArray[Any]]:
+    rows, width = len(answers), max(len(answer.item_ids) for answer in answers)
+    ids = np.full((rows, width), contract.NO_ID, dtype=np.int64)
+    contributions = np.zeros((rows, width), dtype=np.float32)
+    for row, answer in enumerate(answers):
+        ids[row, : len(answer.item_ids)] = answer.item_ids
+        contributions[row, : len(answer.item_ids)] = answer.contributions
+    return {
+        contract.ITEM_IDS: ids,
+        contract.CONTRIBUTIONS: contributions,
+        contract.SCORE: np.array([[answer.score] for answer in answers], dtype=np.float32),
+        contract.BASELINE: np.array([[answer.baseline] for answer in answers], dtype=np.float32),
+    }
+
+
 def _stack(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
     """Make the output tensors of one request; rows with a smaller k are filled up with the tail."""
     width = max(len(answer.item_ids) for answer in answers)
@@ -180,6 +282,33 @@ def _id_lists(request: Any, name: str, rows: int, limit: int) -> list[NDArray[np
     if array.shape[1] > limit:
         raise ValueError(f"{name} came with {array.shape[1]} ids a row, expected at most {limit}")
     return [row[row != contract.NO_ID] for row in array]
+
+
+def _switches(request: Any, name: str, rows: int) -> list[bool]:
+    """Return an optional switch a row; off where it did not come."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return [False] * rows
+    array: NDArray[np.bool_] = tensor.as_numpy()[:, 0]
+    _same_rows(name, len(array), rows)
+    return [bool(value) for value in array]
+
+
+def _texts(request: Any, rows: int) -> list[str]:
+    """Return an optional text a row; empty where it did not come."""
+    tensor = pb_utils.get_input_tensor_by_name(request, contract.TEXT)
+    if tensor is None:
+        return [""] * rows
+    array: NDArray[np.object_] = tensor.as_numpy()[:, 0]
+    _same_rows(contract.TEXT, len(array), rows)
+    try:
+        texts = [bytes(value).decode("utf-8") for value in array]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{contract.TEXT} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    longest = max(map(len, texts))
+    if longest > contract.MAX_TEXT:
+        raise ValueError(f"{contract.TEXT} came with {longest} characters, expected at most {contract.MAX_TEXT}")
+    return texts
 
 
 def _same_rows(name: str, came: int, expected: int) -> None:

@@ -6,6 +6,7 @@ MRR@K = [r <= K] / r; each is averaged over users. Coverage@K is the share of th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,10 +43,7 @@ def rank_catalogue(
     *,
     chunk: int = DEFAULT_CHUNK,
 ) -> Ranking:
-    """Rank every item the user has not seen by dot product.
-
-    A tie counts against the target: a model that scores everything alike must not look perfect. A target among the
-    seen items (a repeated item) is ranked all the same.
+    """Rank every item the user has not seen by dot product; see `rank_scores`.
 
     Args:
         user_vectors: (B, D) float32.
@@ -58,13 +56,35 @@ def rank_catalogue(
     Raises:
         ValueError: if a score is not finite, which would otherwise rank first without a word.
     """
-    n_items = item_vectors.shape[0]
-    k = min(k, n_items)
+    return rank_scores(lambda users: user_vectors[users] @ item_vectors.T, seen, targets, k, chunk=chunk)
+
+
+@torch.no_grad()
+def rank_scores(
+    score: Callable[[slice], Tensor], seen: Ragged, targets: Tensor, k: int, *, chunk: int = DEFAULT_CHUNK
+) -> Ranking:
+    """Rank every item the user has not seen by what `score` says.
+
+    A tie counts against the target: a model that scores everything alike must not look perfect. A target among the
+    seen items (a repeated item) is ranked all the same.
+
+    Args:
+        score: called with a slice of users, returns their scores of all items, (users, I) float32, which may be
+            written to.
+        seen: (B rows) item rows, 1..I, that are taken out of the ranking.
+        targets: (B,) int64 item rows, 1..I.
+        k: length of the lists kept.
+        chunk: users scored at once.
+
+    Raises:
+        ValueError: if a score is not finite, which would otherwise rank first without a word.
+    """
     seen_user, seen_item = torch.from_numpy(seen.row_of_value), torch.from_numpy(seen.values - 1)
-    ranks, top = [], []
-    for first in range(0, user_vectors.shape[0], chunk):
+    ranks, top, n_items = [], [], 0
+    for first in range(0, len(seen), chunk):
         target = targets[first : first + chunk, None] - 1
-        scores = user_vectors[first : first + chunk] @ item_vectors.T
+        scores = score(slice(first, first + target.shape[0]))
+        n_items = scores.shape[1]
         if not bool(scores.isfinite().all()):
             raise ValueError("scores hold NaN or infinity; expected finite vectors")
         target_score = scores.gather(1, target)
@@ -72,7 +92,7 @@ def rank_catalogue(
         scores[seen_user[here] - first, seen_item[here]] = -torch.inf
         scores.scatter_(1, target, target_score)
         ranks.append((scores >= target_score).sum(dim=1))
-        best = scores.topk(k, dim=1)
+        best = scores.topk(min(k, n_items), dim=1)
         top.append(torch.where(best.values == -torch.inf, -1, best.indices))
     return Ranking(torch.cat(ranks), torch.cat(top), n_items)
 

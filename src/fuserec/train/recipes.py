@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
+from fuserec.models.ranker import AttentionRanker, CrossRanker, MLPRanker
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec
 from fuserec.train.matrix_factorization import MatrixFactorizationRecipe, train_matrix_factorization
+from fuserec.train.ranking import RankerRecipe, ranker_trainer
 from fuserec.train.sequential import MaskedRecipe, RecurrentRecipe, SequentialRecipe, sequential_trainer
 from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
 
@@ -55,6 +57,17 @@ RECIPES: Final[dict[str, Recipe]] = {
     "conv": Recipe(SequentialRecipe, sequential_trainer("conv", NextItNet), "dilated causal convolutions (NextItNet)"),
     "bert4rec": Recipe(
         MaskedRecipe, sequential_trainer("bert4rec", BERT4Rec), "self-attention both ways, guessing masked items"
+    ),
+    "ranker-mlp": Recipe(
+        RankerRecipe, ranker_trainer("ranker-mlp", MLPRanker), "re-ranks candidates: MLP over user, item and features"
+    ),
+    "ranker-attention": Recipe(
+        RankerRecipe,
+        ranker_trainer("ranker-attention", AttentionRanker),
+        "re-ranks candidates: each of them looks at the history (target attention)",
+    ),
+    "ranker-dcn": Recipe(
+        RankerRecipe, ranker_trainer("ranker-dcn", CrossRanker), "re-ranks candidates: cross network (DCN-v2)"
     ),
 }
 

@@ -67,7 +67,13 @@ ModelT = TypeVar("ModelT", bound=Retriever)
 
 
 class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
-    """What Lightning needs to know of any retriever but the loss: examples, optimizer, validation metric."""
+    """What Lightning needs to know of any retriever but the loss: examples, optimizer, validation metric.
+
+    Attributes:
+        monitor: what `validation_step` logs and the best epoch is chosen by; more is better.
+    """
+
+    monitor: str = MONITOR
 
     def __init__(self, model: ModelT, recipe: RecipeT, split: Split) -> None:
         super().__init__()
@@ -136,7 +142,12 @@ def train_retriever(
         model = build(split)
         task = task_type(model, recipe, split)
         fitted = fit(
-            task, task.batches(), monitor=MONITOR, epochs=recipe.epochs, patience=recipe.patience, progress=run.progress
+            task,
+            task.batches(),
+            monitor=task.monitor,
+            epochs=recipe.epochs,
+            patience=recipe.patience,
+            progress=run.progress,
         )
     prefix = "model."
     state = {name.removeprefix(prefix): tensor for name, tensor in fitted.state.items() if name.startswith(prefix)}

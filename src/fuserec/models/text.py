@@ -1,0 +1,132 @@
+"""The text interest model: items are what their text says, users are what they read last.
+
+    texts --> TextEncoder --> item vectors, a table --+-------------------------------+
+                                                      v                               +-- dot product = cosine
+    history ------------------> rows of the table --> causal attention --> user vector +
+    any text --> TextEncoder ---------------------------------------------> query vector
+
+No item and no user has a vector of its own, so an item never seen in training is found by its text, and a text stands
+in for a user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fuserec.models.checks import check_at_least, check_heads, check_share
+from fuserec.models.encoders import Attention
+from fuserec.models.retriever import PADDING, Retriever
+from fuserec.models.text_encoder import TextEncoder, transformer_config
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of a text interest model; every field is a JSON value.
+
+    Attributes:
+        n_items: items of the catalogue; the tables have one row more, for padding.
+        encoder: the transformer's configuration, JSON.
+        dim: width of the vectors.
+        max_history: longest history the user tower accepts.
+        max_tokens: tokens that a text is cut to.
+        n_blocks: attention blocks over the history; with 0 a user is the mean of what they consumed.
+        n_heads: attention heads over the history; divides `dim`.
+        dropout: probability of dropping an activation of the user tower while training.
+        adapter: width of the adapters in the transformer; 0 for none.
+    """
+
+    n_items: int
+    encoder: str
+    dim: int = 384
+    max_history: int = 50
+    max_tokens: int = 64
+    n_blocks: int = 1
+    n_heads: int = 2
+    dropout: float = 0.2
+    adapter: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "n_items", "dim", "max_history", "max_tokens", "n_heads")
+        check_at_least(self, 0, "n_blocks", "adapter")
+        check_share(self, "dropout")
+        check_heads(self.dim, self.n_heads)
+        transformer_config(self.encoder)
+
+
+class TextTower(nn.Module):
+    """Reads the vectors of what a user consumed, most recent last.
+
+    Attributes:
+        item_table: (n_items + 1, dim) float32, what `TextRetriever.refresh` wrote; row 0 is padding.
+    """
+
+    item_table: Tensor
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.register_buffer("item_table", torch.zeros(config.n_items + 1, config.dim))
+        self.dropout = nn.Dropout(config.dropout)
+        sizes = (config.dim, config.n_blocks, config.n_heads, config.max_history, config.dropout)
+        self.blocks = Attention(*sizes) if config.n_blocks else None
+
+    def forward(self, user: Tensor, history: Tensor) -> Tensor:
+        """Encode users by their histories.
+
+        Args:
+            user: (B,) int64, for the sake of the interface: who it is makes no difference.
+            history: (B, L) int64 item rows, left-padded with 0, most recent last; 1 <= L <= max_history.
+
+        Returns:
+            (B, dim) float32 unit vectors, independent of the amount of padding.
+        """
+        return self.read(nn.functional.embedding(history, self.item_table), history != PADDING)[:, -1]
+
+    def read(self, x: Tensor, present: Tensor) -> Tensor:
+        """Encode every position: (B, L, dim) item vectors, zero where not `present` (B, L) -> (B, L, dim) unit vectors.
+
+        The mean of what came before, corrected by what attention makes of it: untrained, a user is that mean.
+        """
+        counts = present.cumsum(dim=1).clamp(min=1)[..., None]
+        state = x.cumsum(dim=1) / counts
+        if self.blocks is not None:
+            state = state + self.blocks(self.dropout(x), present)
+        return nn.functional.normalize(state, dim=-1)
+
+
+class TextRetriever(Retriever):
+    """The text encoder, the tokens of the catalogue, and the user tower.
+
+    Attributes:
+        tokens: (n_items + 1, max_tokens) int64, the texts of the items; row 0 is padding.
+    """
+
+    config: TextConfig
+    tokens: Tensor
+    user_tower: TextTower
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = TextEncoder(config.encoder, config.dim, config.adapter)
+        tokens = torch.full((config.n_items + 1, config.max_tokens), self.encoder.pad_id)
+        self.register_buffer("tokens", tokens)
+        self.user_tower = TextTower(config)
+
+    def encode_items(self, rows: Tensor) -> Tensor:
+        """Encode items given by row: (N,) int64 in 1..n_items -> (N, dim) float32 unit vectors."""
+        tokens = self.tokens[rows]
+        longest = int((tokens != self.encoder.pad_id).sum(dim=1).max())
+        vectors: Tensor = self.encoder(tokens[:, :longest])
+        return vectors
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Write the vectors of the catalogue into the user tower's table, as the encoder sees it now."""
+        self.user_tower.item_table[1:] = self.item_vectors()
+
+    def positions(self, user: Tensor, history: Tensor) -> Tensor:
+        """As `Retriever.positions`."""
+        return self.user_tower.read(nn.functional.embedding(history, self.user_tower.item_table), history != PADDING)

@@ -1,0 +1,42 @@
+"""Texts to vectors among those of the items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuserec.contract import MAX_BATCH, TEXT_ENCODER
+from fuserec.manifest import Manifest
+from fuserec.serve.engines import Engine, open_engine
+from fuserec.tokens import Tokenizer
+
+# A transformer is hundreds of times the work of a user tower: here a second thread is worth waking.
+THREADS = 2
+
+
+class TextStage:
+    """Tokenizer and text encoder of a bundle."""
+
+    def __init__(self, tokenizer: Tokenizer, engine: Engine) -> None:
+        self._tokenizer = tokenizer
+        self._engine = engine
+
+    @classmethod
+    def open(cls, bundle: Path, manifest: Manifest) -> TextStage | None:
+        """Open the stage, if the bundle has one."""
+        if manifest.text is None:
+            return None
+        text = manifest.text
+        tokenizer = Tokenizer.read(bundle / "tokenizer.json", max_tokens=text.max_tokens, pad_id=text.pad_id)
+        return cls(tokenizer, open_engine(bundle, manifest, TEXT_ENCODER, threads=THREADS))
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return (N, D) float32 unit vectors of N texts."""
+        parts = [
+            self._engine.run({"tokens": self._tokenizer(texts[at : at + MAX_BATCH])})["text_vector"]
+            for at in range(0, len(texts), MAX_BATCH)
+        ]
+        return np.concatenate(parts)

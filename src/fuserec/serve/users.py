@@ -1,0 +1,109 @@
+"""Who asks, as the networks know them: a row, a history in rows, and what must not be shown to them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fuserec.contract import NO_ID
+from fuserec.serve.stores import IdMap, UserStore
+
+Ids = NDArray[np.int64]
+NO_IDS = np.empty(0, dtype=np.int64)
+
+
+class Asker(Protocol):
+    """What every query says of its user."""
+
+    @property
+    def user_id(self) -> int:
+        """The caller's own id, `NO_ID` for somebody known only by a history."""
+
+    @property
+    def history(self) -> Ids:
+        """(L,) item ids, oldest first."""
+
+    @property
+    def history_only(self) -> bool:
+        """Whether what is stored of the user plays no part."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """B users as the networks know them.
+
+    Attributes:
+        rows: (B,) int64 user rows, 0 for somebody unknown.
+        items: B arrays of item ids, the histories that are read, oldest first.
+        histories: the same as item rows (1..I).
+        seen: B arrays of item ids that each user has consumed, as far as is known.
+        ignored: (B,) int32: ids of the history that the catalogue does not hold.
+    """
+
+    rows: Ids
+    items: list[Ids]
+    histories: list[Ids]
+    seen: list[Ids]
+    ignored: NDArray[np.int32]
+
+    @property
+    def nothing(self) -> NDArray[np.bool_]:
+        """(B,) bool: neither the user nor any history is known."""
+        nothing: NDArray[np.bool_] = (self.rows == 0) & np.array([not len(items) for items in self.items], dtype=bool)
+        return nothing
+
+    def take(self, rows: Ids) -> Known:
+        """Return some of the users."""
+        items, histories, seen = ([values[row] for row in rows] for values in (self.items, self.histories, self.seen))
+        return Known(self.rows[rows], items, histories, seen, self.ignored[rows])
+
+    def padded(self, here: slice, width: int) -> Ids:
+        """Return the last items of the histories of some users, at most `width`, newest last: (b, L) int64, L >= 1."""
+        histories = [history[-width:] for history in self.histories[here]]
+        length = max(1, *(len(history) for history in histories))
+        table = np.zeros((len(histories), length), dtype=np.int64)
+        for row, history in zip(table, histories, strict=True):
+            if len(history):
+                row[-len(history) :] = history
+        return table
+
+
+class Users:
+    """Ids to rows, and what is stored of each user."""
+
+    def __init__(self, item_ids: Ids, stored: UserStore) -> None:
+        self._items = IdMap(item_ids)
+        self._stored = stored
+
+    @classmethod
+    def load(cls, bundle: Path) -> Users:
+        """Read the items and users of a bundle."""
+        items = pl.read_parquet(bundle / "items.parquet", columns=["item_id"])
+        return cls(items["item_id"].to_numpy(), UserStore.load(bundle / "users.parquet"))
+
+    def look_up(self, queries: Sequence[Asker]) -> Known:
+        """Find out what is known of those who ask."""
+        rows = self._stored.rows(np.array([query.user_id for query in queries], dtype=np.int64))
+        items, seen, ignored = [], [], np.zeros(len(queries), dtype=np.int32)
+        for position, (query, row) in enumerate(zip(queries, rows, strict=True)):
+            given, ignored[position] = self.known(query.history)
+            stored = NO_IDS if query.history_only else self._stored.history(int(row))
+            items.append(given if len(given) or query.history_only else stored)
+            seen.append(np.concatenate([stored, given]))
+        return Known(rows + 1, items, [self.rows(history) for history in items], seen, ignored)
+
+    def known(self, ids: Ids) -> tuple[Ids, int]:
+        """Return the ids that the catalogue holds, in order, and how many it does not; `NO_ID` is not counted."""
+        ids = ids[ids != NO_ID]
+        known = ids[self._items.rows(ids) >= 0]
+        return known, len(ids) - len(known)
+
+    def rows(self, item_ids: Ids) -> Ids:
+        """Return the rows 1..I of item ids, 0 where one is unknown."""
+        return self._items.rows(item_ids) + 1

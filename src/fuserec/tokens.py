@@ -1,0 +1,53 @@
+"""Texts to token ids, for the exporter, the server and training alike; the work is that of the `tokenizers` library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuserec.errors import CheckpointError
+
+# A token has at least one character, and no encoder here reads so many tokens; what is beyond is not even looked at.
+MAX_CHARACTERS = 20_000
+
+
+class Tokenizer:
+    """The tokenizer of a text encoder.
+
+    Args:
+        document: what a `tokenizer.json` holds.
+        max_tokens: tokens that a text is cut to, the special ones included.
+        pad_id: token that fills shorter texts up.
+
+    Raises:
+        CheckpointError: if the document is no tokenizer.
+    """
+
+    def __init__(self, document: str, *, max_tokens: int, pad_id: int) -> None:
+        from tokenizers import Tokenizer as Library
+
+        try:
+            self._library = Library.from_str(document)
+        except Exception as error:  # the library raises nothing narrower
+            raise CheckpointError(f"tokenizer.json is not a tokenizer ({error})") from error
+        self._library.enable_truncation(max_tokens)
+        self._library.enable_padding(pad_id=pad_id)
+        self.max_tokens = max_tokens
+        self.pad_id = pad_id
+
+    @classmethod
+    def read(cls, path: Path, *, max_tokens: int, pad_id: int) -> Tokenizer:
+        """Read a `tokenizer.json`."""
+        return cls(path.read_text(encoding="utf-8"), max_tokens=max_tokens, pad_id=pad_id)
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return (N, T) int64 tokens, T being the longest of these texts, at least 1 and at most `max_tokens`."""
+        encodings = self._library.encode_batch([text[:MAX_CHARACTERS] for text in texts])
+        width = max((len(encoding.ids) for encoding in encodings), default=0)
+        tokens = np.full((len(texts), max(1, width)), self.pad_id, dtype=np.int64)
+        for line, encoding in zip(tokens, encodings, strict=True):
+            line[: len(encoding.ids)] = encoding.ids
+        return tokens

