@@ -7,7 +7,6 @@ A variant whose checkpoint is in `--work` already is not trained again, so that 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,7 +70,7 @@ def checkpoint_of(recipe: TwoTowerRecipe, dataset: DataSet, folder: Path) -> Che
         log(f"training {folder.name}")
         train_two_tower(dataset, recipe, Run(progress=sys.stderr.isatty())).save(folder)
     checkpoint = Checkpoint.load(folder)
-    if checkpoint.metrics["recipe"] != dataclasses.asdict(recipe):
+    if TwoTowerRecipe(**checkpoint.metrics["recipe"]) != recipe:
         raise UsageError(f"{folder} was trained with other options; expected another --work or none there")
     return checkpoint
 

@@ -33,7 +33,9 @@ def test_version(fuserec) -> None:
     assert fuserec("--version") == (0, f"fuserec {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["data", "train", "export", "inspect", "serve", "recommend", "demo"])
+@pytest.mark.parametrize(
+    "command", ["data", "train", "export", "inspect", "serve", "recommend", "evaluate", "explain", "demo"]
+)
 def test_help_of_each_command(fuserec, command: str) -> None:
     status, output = fuserec(command, "--help")
     assert status == 0 and "Usage" in output
@@ -51,6 +53,15 @@ def test_help_of_each_command(fuserec, command: str) -> None:
             ["train", "two-tower", "--data", "{tmp}/no", "--out", "{tmp}/c"], 1, "{tmp}/no", id="no data folder"
         ),
         pytest.param(["train", "two-tower", "--data", "x", "--out", "y", "--epochs", "0"], 2, "--epochs", id="epochs"),
+        pytest.param(
+            ["train", "sasrec", "--data", "x", "--out", "y", "--clip", "1"], 2, "without --private-epsilon", id="clip"
+        ),
+        pytest.param(
+            ["train", "sasrec", "--data", "x", "--out", "y", "--precision", "8"],
+            2,
+            "expected one of 32-true",
+            id="bits",
+        ),
         pytest.param(["export", "{tmp}/no", "--repository", "{tmp}/r"], 1, "{tmp}/no", id="no checkpoint"),
         pytest.param(["export", "x", "--repository", "y", "--precision", "int3"], 2, "'int3'", id="unknown precision"),
         pytest.param(["export", "x", "--repository", "y", "--target", "sm1"], 2, "'sm1'", id="unknown target"),

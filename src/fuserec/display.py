@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fuserec.catalogue import Catalogue
@@ -46,6 +47,15 @@ def steps() -> Iterator[Callable[[str], None]]:
             finish("[red]✗[/red]")
             raise
         finish("[green]✓[/green]")
+
+
+@contextlib.contextmanager
+def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many more of `total` are done; a bar on stderr shows it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)
 
 
 def training(metrics: dict[str, Any], folder: Path) -> None:

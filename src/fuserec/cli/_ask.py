@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,9 @@ def recommend(
     url: UrlOption = "127.0.0.1:8001",
     items: ItemsOption = None,
     timeout_ms: TimeoutOption = 1_000.0,
+    log: Annotated[
+        Path | None, typer.Option(help="File to append the answer to, as a JSON line for `fuserec data feedback`.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a running server for recommendations and print them with their titles."""
@@ -47,6 +51,11 @@ def recommend(
         answer = recommender.recommend(
             user_id=user, history=history or (), exclude=exclude or (), text=text, history_only=history_only, k=k
         )
+    if log is not None:
+        from fuserec.train.served import log_answer
+
+        ids = [item_id for item_id, _ in answer]
+        log_answer(log, user_id=user, timestamp=int(time.time()), item_ids=ids, model_version=answer.model_version)
     if as_json:
         document = {
             "items": [{"item_id": item_id, "score": score} for item_id, score in answer],

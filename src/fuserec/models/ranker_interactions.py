@@ -71,7 +71,8 @@ class TargetAttention(Joined):
         query, key, value = self._split(self.query(items)), self._split(self.key(past)), self._split(self.value(past))
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         # Counted from the newest item, so that padding on the left changes nothing.
-        age = torch.arange(past.shape[1] - 1, -1, -1, device=past.device)
+        length = past.shape[1]
+        age = length - 1 - torch.arange(length, device=past.device)  # ONNX has no falling range of unknown length
         bias = self.age_bias(age).T[None, :, None, :] + torch.where(present, 0.0, MASKED)[:, None, None, :]
         weights = torch.softmax(logits + bias, dim=-1)
         return (weights @ value).transpose(1, 2).flatten(2)

@@ -2,8 +2,10 @@
 
     interactions.parquet or .csv   user_id int64, item_id int64, timestamp int64 (seconds), optional rating float32
     items.parquet or .csv          item_id int64, title, optional genres (list; in CSV "Drama|War"), year int32, text
+    users.parquet or .csv          optional: user_id int64 and any columns of categories, to compare groups of users
 
-Rows of equal time keep the order of the file, so the order of the rows matters.
+Rows of equal time keep the order of the file, so the order of the rows matters. docs/your-own-data.md says what is
+done about bad data.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from typing import Final
 import polars as pl
 
 from fuserec.errors import DataError
-from fuserec.train.tables import Column, read_table
+from fuserec.train.tables import Column, find_table, read_table
+
+# More than the longest encoders read; titles are shown in one line.
+MAX_TEXT_CHARS: Final = 4_000
+MAX_TITLE_CHARS: Final = 500
+# Seconds since 1970: what is later is milliseconds, or nonsense.
+LATEST_TIMESTAMP: Final = 4_102_444_800  # 2100-01-01
+UNKNOWN_CATEGORY: Final = "unknown"
 
 INTERACTION_COLUMNS: Final = {
     "user_id": Column(pl.Int64()),
@@ -26,11 +35,17 @@ INTERACTION_COLUMNS: Final = {
 }
 ITEM_COLUMNS: Final = {
     "item_id": Column(pl.Int64()),
-    "title": Column(pl.String()),
+    "title": Column(pl.String(), max_chars=MAX_TITLE_CHARS),
     "genres": Column(pl.List(pl.String), required=False, nullable=True),
     "year": Column(pl.Int32(), required=False, nullable=True),
-    "text": Column(pl.String(), required=False, nullable=True),
+    "text": Column(pl.String(), required=False, nullable=True, max_chars=MAX_TEXT_CHARS),
 }
+USER_COLUMNS: Final = {"user_id": Column(pl.Int64())}
+# What `fuserec data` writes, and so may replace.
+DATA_FILES: Final = frozenset(
+    [f"{name}.{kind}" for name in ("interactions", "items", "users") for kind in ("parquet", "csv")]
+    + ["ids_users.parquet", "ids_items.parquet", "source.json"]
+)
 # One item to learn from, one to validate on, one to test on.
 MIN_INTERACTIONS: Final = 3
 
@@ -45,21 +60,30 @@ class DataSet:
         interactions: user_id, item_id, timestamp int64, rating float32 where there are ratings; file order.
         items: item_id int64, title str, genres list[str], year int32 (nullable), text str where there are texts;
             sorted by item_id.
+        users: user_id int64 and columns of categories, str without nulls; sorted by user_id. None where nothing is
+            known of the users. Not every user of the interactions need be there.
 
     Raises:
-        DataError: if ids are negative or repeated, a rating is not finite, an interaction names an unknown item, or
-            no user has enough interactions to be evaluated.
+        DataError: if ids are negative or repeated, a time or a rating makes no sense, an interaction names an unknown
+            item, or no user has enough interactions to be evaluated.
     """
 
     interactions: pl.DataFrame
     items: pl.DataFrame
+    users: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
         _check_ids("interactions", self.interactions, "user_id")
         _check_ids("interactions", self.interactions, "item_id")
         _check_ids("items", self.items, "item_id")
-        _check_items_unique(self.items)
+        _check_unique("items", self.items, "item_id")
+        if self.items.height < 2:
+            raise DataError("items: only one item; expected at least two, as there is nothing to rank")
+        if self.users is not None:
+            _check_ids("users", self.users, "user_id")
+            _check_unique("users", self.users, "user_id")
         _check_items_known(self.interactions, self.items)
+        _check_times(self.interactions)
         _check_ratings(self.interactions)
         _check_evaluable(self.interactions)
 
@@ -73,15 +97,58 @@ def read_folder(path: Path) -> DataSet:
         DataError: if the folder or a file is missing, a table cannot be read as described above, or the tables do not
             fit each other; the message says what was found and what was expected.
     """
+    interactions, items = read_tables(path)
+    dataset = DataSet(interactions, items, _read_users(Path(path)))
+    if interactions["user_id"].n_unique() == 1:
+        logger.warning("%s: only one user; what is scored on one user says nothing", path)
+    return dataset
+
+
+def read_tables(path: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read the interactions and the items of a data folder, each as in `DataSet`, without comparing the two.
+
+    Raises:
+        DataError: if the folder or a file is missing, or a table cannot be read.
+    """
     path = Path(path)
     if not path.is_dir():
         raise DataError(f"{path} is not a folder; expected one with interactions and items, as .parquet or .csv")
     interactions = read_table(path, "interactions", INTERACTION_COLUMNS)
-    items = read_table(path, "items", ITEM_COLUMNS)
     unique = interactions.unique(maintain_order=True)
     if unique.height < interactions.height:
         logger.info("%s: dropped %d duplicate interactions", path, interactions.height - unique.height)
-    return DataSet(unique, _with_all_columns(items).sort("item_id"))
+    return unique, read_items(path)
+
+
+def read_items(path: Path) -> pl.DataFrame:
+    """Read the items of a data folder, or of a checkpoint, as in `DataSet`.
+
+    Raises:
+        DataError: if the file is missing or cannot be read.
+    """
+    return _with_all_columns(read_table(Path(path), "items", ITEM_COLUMNS)).sort("item_id")
+
+
+def _read_users(path: Path) -> pl.DataFrame | None:
+    if find_table(path, "users") is None:
+        return None
+    users = read_table(path, "users", USER_COLUMNS, others=True)
+    return users.with_columns(pl.col(pl.String).fill_null(UNKNOWN_CATEGORY)).sort("user_id")
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise unless `out` may be replaced, which deletes what is in it: the name is free, or a data folder's.
+
+    Raises:
+        DataError: `out` is a file, or a folder that holds something else.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out} is a file; expected a folder to write")
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in DATA_FILES or not path.is_file())
+    if foreign:
+        raise DataError(f"{out} holds {foreign[0]}, so it is not a data folder; not replacing it")
 
 
 def _with_all_columns(items: pl.DataFrame) -> pl.DataFrame:
@@ -104,12 +171,12 @@ def _check_ids(name: str, table: pl.DataFrame, column: str) -> None:
         )
 
 
-def _check_items_unique(items: pl.DataFrame) -> None:
-    repeated = items.filter(pl.col("item_id").is_duplicated())
+def _check_unique(name: str, table: pl.DataFrame, column: str) -> None:
+    repeated = table.filter(pl.col(column).is_duplicated())
     if repeated.height:
         raise DataError(
-            f"items: {repeated['item_id'].n_unique()} item_ids appear more than once, such as "
-            f"{repeated['item_id'][0]}; expected one row an item"
+            f"{name}: {repeated[column].n_unique()} {column}s appear more than once, such as "
+            f"{repeated[column][0]}; expected one row each"
         )
 
 
@@ -119,6 +186,15 @@ def _check_items_known(interactions: pl.DataFrame, items: pl.DataFrame) -> None:
         raise DataError(
             f"{unknown.height} interactions name {unknown['item_id'].n_unique()} item_ids that items lacks, such as "
             f"{unknown['item_id'][0]}; expected every item to be described"
+        )
+
+
+def _check_times(interactions: pl.DataFrame) -> None:
+    absurd = interactions.filter(~pl.col("timestamp").is_between(0, LATEST_TIMESTAMP))
+    if absurd.height:
+        raise DataError(
+            f"interactions: {absurd.height} timestamps are not between 1970 and 2100, such as "
+            f"{absurd['timestamp'][0]}; expected seconds since 1970 (`fuserec data import` converts other units)"
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fuserec.models.retriever import Retriever
-from fuserec.train.metrics import rank_catalogue, summarize
+from fuserec.train.metrics import Ranking, rank_catalogue, summarize
 from fuserec.train.ragged import IntArray, Ragged
 from fuserec.train.split import Split
 
@@ -17,7 +17,6 @@ K: Final = 10
 USER_CHUNK: Final = 1024
 
 
-@torch.no_grad()
 def evaluate(model: Retriever, split: Split, histories: Ragged, targets: IntArray) -> dict[str, float]:
     """Score the evaluated users of a split.
 
@@ -27,10 +26,24 @@ def evaluate(model: Retriever, split: Split, histories: Ragged, targets: IntArra
         histories: (E rows) item rows that the user tower reads and that are taken out of the ranking.
         targets: (E,) item rows.
     """
+    return summarize(rank_users(model, split.evaluated + 1, histories, targets, K), K)
+
+
+@torch.no_grad()
+def rank_users(model: Retriever, users: IntArray, histories: Ragged, targets: IntArray, k: int) -> Ranking:
+    """Rank the whole catalogue, but for the items of their history, for each of E users.
+
+    Args:
+        model: dropout is off during the call.
+        users: (E,) user rows, 0 for an unknown user.
+        histories: (E rows) item rows.
+        targets: (E,) item rows.
+        k: length of the lists kept.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    user = torch.from_numpy(split.evaluated + 1).to(device)
+    user = torch.from_numpy(users).to(device)
     padded = torch.from_numpy(histories.left_padded(np.arange(len(histories)), model.config.max_history)).to(device)
     vectors = [
         model.user_tower(*chunk)
@@ -38,5 +51,4 @@ def evaluate(model: Retriever, split: Split, histories: Ragged, targets: IntArra
     ]
     items = model.item_vectors()
     model.train(was_training)
-    ranking = rank_catalogue(torch.cat(vectors).cpu(), items.cpu(), histories, torch.from_numpy(targets), K)
-    return summarize(ranking, K)
+    return rank_catalogue(torch.cat(vectors).cpu(), items.cpu(), histories, torch.from_numpy(targets), k)

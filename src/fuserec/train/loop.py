@@ -1,6 +1,7 @@
-"""The training loop: Lightning, with early stopping, the best weights kept in memory, and one progress bar.
+"""The training loop: Lightning, set up from a `Run`.
 
-Lightning's own `ModelCheckpoint` writes pickle, so it is not used. Nothing is written to disk here.
+Lightning's own `ModelCheckpoint` writes pickle, so it is not used: the best weights stay in memory, and what an
+interrupted run is resumed from is `resume.py`'s.
 """
 
 from __future__ import annotations
@@ -9,15 +10,22 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
+
+from fuserec.errors import UsageError
+from fuserec.train.batches import Batches, Shard
+from fuserec.train.progress import EpochBar, tensorboard
+from fuserec.train.resume import RunState, SavedRun
+from fuserec.train.run import Run, TrainerOptions, is_first_process
+from fuserec.train.selection import BestWeights, Patience
 
 
 @dataclass(frozen=True)
@@ -28,68 +36,33 @@ class Fitted:
         state: state dict of the best epoch, on the CPU.
         best_epoch: its number, from 1.
         epochs: how many were run.
+        steps: updates of the weights, on every device alike.
         seconds: wall time of the run.
     """
 
     state: dict[str, Tensor]
     best_epoch: int
     epochs: int
+    steps: int
     seconds: float
-
-
-class BestWeights(Callback):
-    """Keeps a copy of the weights of the epoch with the highest `monitor`."""
-
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
-        self.best = -torch.inf
-        self.best_epoch = 0
-        self.state: dict[str, Tensor] = {}
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Copy the weights if this epoch is the best so far; the first of equals stays."""
-        value = float(trainer.callback_metrics[self.monitor])
-        if value > self.best:
-            self.best, self.best_epoch = value, trainer.current_epoch + 1
-            self.state = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
-
-
-class EpochBar(Callback):
-    """One line on stderr: epochs done, the validation metric of the last and of the best epoch."""
-
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
-        self.best = 0.0
-        columns = ("training", BarColumn(), MofNCompleteColumn(), "epochs", TextColumn("{task.fields[note]}"))
-        self.progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Draw the empty bar."""
-        self.task = self.progress.add_task("training", total=trainer.max_epochs, note="")
-        self.progress.start()
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Advance by an epoch."""
-        value = float(trainer.callback_metrics[self.monitor])
-        self.best = max(self.best, value)
-        note = f"validation {self.monitor} {value:.4f}, best {self.best:.4f}"
-        self.progress.update(self.task, advance=1, note=note)
-
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Leave the finished line on the screen, also after an error or an interrupt."""
-        self.progress.stop()
 
 
 def fit(
     module: lightning.LightningModule,
-    batches: Iterable[object],
+    batches: Batches,
     *,
     monitor: str,
     epochs: int,
     patience: int,
-    progress: bool,
+    run: Run,
+    identity: Mapping[str, Any],
+    first: int = 1,
+    extra: Sequence[Callback] = (),
 ) -> Fitted:
     """Train until `monitor` has not risen for `patience` epochs, or for `epochs`.
+
+    With several devices Lightning starts the whole command again once a device, and this function is reached by all of
+    these processes; all of them return the same.
 
     Args:
         module: its `validation_step` is called once an epoch and logs `monitor`, higher being better.
@@ -97,37 +70,80 @@ def fit(
         monitor: name of the logged metric.
         epochs: at most this many.
         patience: epochs without a new best after which training ends.
-        progress: whether to draw a bar on stderr.
+        run: how it is carried out.
+        identity: what is learned from what, JSON values; a saved state is resumed only by a run of equal identity.
+        first: epoch from which on the metric counts; the weights of earlier ones are not kept.
+        extra: callbacks that this training needs besides.
+
+    Raises:
+        CheckpointError: if the run is to resume from a state that is missing, damaged, or another run's.
+        UsageError: if the options ask for what this machine does not have.
     """
-    best = BestWeights(monitor)
-    callbacks: list[Callback] = [EarlyStopping(monitor, mode="max", patience=patience), best]
-    if progress:
+    options = run.trainer
+    _check_machine(options)
+    best, stop = BestWeights(monitor, first), Patience(monitor, patience, first)
+    callbacks: list[Callback] = [*extra, stop, best]
+    if run.progress and is_first_process():
         callbacks.append(EpochBar(monitor))
+    logger: Logger | None = None
+    if options.tensorboard is not None:
+        logger, watchers = tensorboard(options.tensorboard)
+        callbacks += watchers
+    if options.state_folder is not None:
+        identity = {**identity, "accumulate": options.accumulate, "precision": options.precision}
+        identity["devices"] = options.devices
+        saved = None
+        if options.resume is not None:
+            saved = SavedRun.load(options.resume)
+            saved.check_same_run(identity)
+        callbacks.append(RunState(options.state_folder, identity, batches, best, stop, saved))
     with _quiet_lightning():
         trainer = lightning.Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            strategy=options.strategy,
+            precision=options.precision,  # type: ignore[arg-type]  # checked by TrainerOptions
+            accumulate_grad_batches=options.accumulate,
             max_epochs=epochs,
             callbacks=callbacks,
             num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
+            logger=logger or False,
+            log_every_n_steps=1,
+            enable_checkpointing=options.state_folder is not None,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
         start = time.perf_counter()
+        if trainer.world_size > 1:
+            batches = Shard(batches, trainer.global_rank, trainer.world_size)
+            # Equal seeds would drop the same activations on every device.
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)
         trainer.fit(module, batches, val_dataloaders=[0])
-    return Fitted(best.state, best.best_epoch, trainer.current_epoch, time.perf_counter() - start)
+    return Fitted(best.state, best.best_epoch, trainer.current_epoch, trainer.global_step, time.perf_counter() - start)
+
+
+def _check_machine(options: TrainerOptions) -> None:
+    found = torch.cuda.device_count()
+    if options.accelerator == "gpu" and found < options.devices:
+        raise UsageError(
+            f"accelerator is 'gpu' and devices {options.devices}; expected at most {found}, which are here"
+        )
+    if options.precision == "16-mixed" and (options.accelerator == "cpu" or not found):
+        raise UsageError("precision is '16-mixed' without a GPU; expected 32-true or bf16-mixed")
 
 
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Silence the notices about devices and tips; warnings about the training itself still come through."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # Lightning 2.6 asks torch 2.13 a question that torch has since renamed.
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -83,7 +83,7 @@ class FactorTask(RetrievalTask[MatrixFactorization, MatrixFactorizationRecipe]):
         super().__init__(model, recipe, split)
         self.register_buffer("consumed", consumption_keys(split.train, model.config.n_items))
 
-    def batches(self) -> Iterable[PairBatch]:
+    def batches(self) -> PairLoader:
         """The interactions of the training part."""
         return PairLoader(self.split.train, self.recipe.batch_size, self.recipe.seed)
 

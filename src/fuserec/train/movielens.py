@@ -1,6 +1,6 @@
 """MovieLens-100K as a data folder, out of a wheel on the package index: no download site is needed.
 
-The wheel `recbole` carries the data set as an example. It is downloaded, not installed, and two files are read from
+The wheel `recbole` carries the data set as an example. It is downloaded, not installed, and three files are read from
 it. Data: Harper and Konstan, "The MovieLens Datasets: History and Context", ACM TiiS 5(4), 2015.
 """
 
@@ -21,6 +21,7 @@ import polars as pl
 
 from fuserec.errors import DataError
 from fuserec.files import replacing_folder, sha256
+from fuserec.train.data import refuse_foreign
 
 SOURCE: Final = "recbole"
 SOURCE_VERSION: Final = "1.2.1"
@@ -29,12 +30,17 @@ MEMBER: Final = "recbole/dataset_example/ml-100k/ml-100k"
 
 INTERACTIONS_FILE: Final = "interactions.parquet"
 ITEMS_FILE: Final = "items.parquet"
+USERS_FILE: Final = "users.parquet"
+TABLES: Final = (INTERACTIONS_FILE, ITEMS_FILE, USERS_FILE)
 SOURCE_FILE: Final = "source.json"
-DATA_FILES: Final = {INTERACTIONS_FILE, ITEMS_FILE, SOURCE_FILE, "interactions.csv", "items.csv"}
 
 # A title ends in its article, for sorting: "Usual Suspects, The". Titles in parentheses do so too.
 ARTICLES: Final = "The|An?|La|Les?|L'|Il|Der|Das|Die|Det"
 TRAILING_ARTICLE: Final = rf"(^|\()([^()]*[^()\s]),\s+({ARTICLES})(\s*\(|\)|$)"
+# Age groups as in MovieLens-1M: the youngest age of each.
+AGE_BREAKS: Final = (18, 25, 35, 45, 50, 56)
+AGE_GROUPS: Final = ("under 18", "18-24", "25-34", "35-44", "45-49", "50-55", "56 and over")
+GENDERS: Final = {"M": "male", "F": "female"}
 PIP_LINES_SHOWN: Final = 5
 
 logger = logging.getLogger(__name__)
@@ -55,7 +61,7 @@ def write_movielens_100k(out: Path, *, progress: Callable[[str], None] | None = 
     if is_finished(out):
         report(f"{out} already holds MovieLens-100K")
         return
-    _refuse_foreign(out)
+    refuse_foreign(out)
     with tempfile.TemporaryDirectory(prefix="fuserec-") as temporary:
         report(f"downloading {SOURCE}=={SOURCE_VERSION}, which carries MovieLens-100K")
         wheel = download_wheel(Path(temporary))
@@ -70,7 +76,7 @@ def is_finished(out: Path) -> bool:
         source = json.loads((out / SOURCE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # absent or damaged: written anew
         return False
-    files = {name: out / name for name in (INTERACTIONS_FILE, ITEMS_FILE)}
+    files = {name: out / name for name in TABLES}
     if not all(path.is_file() for path in files.values()):
         return False
     return bool(source == _source({name: sha256(path) for name, path in files.items()}))
@@ -96,7 +102,7 @@ def download_wheel(folder: Path) -> Path:
 
 
 def convert_wheel(wheel: Path, out: Path, *, expected_sha256: str) -> None:
-    """Write the data folder `out` from the two files in the wheel.
+    """Write the data folder `out` from the three files in the wheel.
 
     Raises:
         DataError: if the wheel is not the expected one or lacks a file.
@@ -106,30 +112,22 @@ def convert_wheel(wheel: Path, out: Path, *, expected_sha256: str) -> None:
         raise DataError(f"{wheel.name} has SHA-256 {found}; expected {expected_sha256}")
     try:
         with zipfile.ZipFile(wheel) as archive:
-            interactions = _interactions(archive.read(f"{MEMBER}.inter"))
-            items = _items(archive.read(f"{MEMBER}.item"))
+            tables = {
+                INTERACTIONS_FILE: _interactions(archive.read(f"{MEMBER}.inter")),
+                ITEMS_FILE: _items(archive.read(f"{MEMBER}.item")),
+                USERS_FILE: _users(archive.read(f"{MEMBER}.user")),
+            }
     except (zipfile.BadZipFile, KeyError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{wheel.name} does not hold readable {MEMBER}.inter and .item: {error}") from error
+        raise DataError(f"{wheel.name} does not hold readable {MEMBER}.inter, .item and .user: {error}") from error
     with replacing_folder(out) as folder:
-        interactions.write_parquet(folder / INTERACTIONS_FILE)
-        items.write_parquet(folder / ITEMS_FILE)
-        source = _source({name: sha256(folder / name) for name in (INTERACTIONS_FILE, ITEMS_FILE)})
+        for name, table in tables.items():
+            table.write_parquet(folder / name)
+        source = _source({name: sha256(folder / name) for name in TABLES})
         (folder / SOURCE_FILE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
 
 
 def _source(files: dict[str, str]) -> dict[str, object]:
     return {"source": SOURCE, "version": SOURCE_VERSION, "data": "MovieLens-100K", "files": files}
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Replacing a folder deletes what is in it; only a data folder may be replaced."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise DataError(f"{out} is a file; expected a folder to write")
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in DATA_FILES or not path.is_file())
-    if foreign:
-        raise DataError(f"{out} holds {foreign[0]}, so it is not a data folder; not replacing it")
 
 
 def _read_tsv(content: bytes, names: list[str]) -> pl.DataFrame:
@@ -151,6 +149,18 @@ def _items(content: bytes) -> pl.DataFrame:
         genres.list.eval(pl.element().filter(~pl.element().is_in(["", "unknown"]))),
         # Garbled years ("V", "unkonwn") become null.
         pl.col("year").str.extract(r"^(\d{4})$").cast(pl.Int32),
+    )
+
+
+def _users(content: bytes) -> pl.DataFrame:
+    table = _read_tsv(content, ["user_id", "age", "gender", "occupation", "zip_code"])
+    group = pl.Series(AGE_BREAKS).search_sorted(table["age"].cast(pl.Int64), side="right")
+    return table.select(
+        pl.col("user_id").cast(pl.Int64),
+        # A category, as `DataSet.users` holds; single years would be groups of a dozen users.
+        pl.Series("age", AGE_GROUPS).gather(group),
+        pl.col("gender").replace(GENDERS),
+        pl.col("occupation"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -140,7 +140,7 @@ class RankerTask(RetrievalTask[Ranker, RankerRecipe]):
         self.monitor = MONITOR if "click" in self.tasks else RATING_MONITOR
         self.register_buffer("consumed", consumption_keys(split.train, model.config.n_items))
 
-    def batches(self) -> Iterable[RatedBatch]:
+    def batches(self) -> RatedWindows:
         """Windows with ratings."""
         recipe = self.recipe
         train = self.split.train
@@ -213,16 +213,14 @@ class RankerTask(RetrievalTask[Ranker, RankerRecipe]):
         loss: Tensor = error.square().sum() / rated.sum().clamp(min=1)
         return loss
 
-    def validation_step(self, batch: int, batch_idx: int) -> None:
-        """Log the metric of the head that candidates are ordered by."""
+    def validation_scores(self) -> dict[str, float]:
+        """Score the head that candidates are ordered by."""
         split = self.split
         part = (split.validation_histories, split.validation_targets)
         if self.monitor == MONITOR:
-            value = catalogue_metrics(self.model, split, *part)[MONITOR]
-        else:
-            scores = rating_metrics(self.model, split, *part, self.ratings.validation, self.ratings.mean)
-            value = 1.0 - scores["mse"] / scores["mse_of_mean"] if scores else 0.0
-        self.log(self.monitor, value, batch_size=1)
+            return catalogue_metrics(self.model, split, *part)
+        scores = rating_metrics(self.model, split, *part, self.ratings.validation, self.ratings.mean)
+        return {RATING_MONITOR: 1.0 - scores["mse"] / scores["mse_of_mean"] if scores else 0.0}
 
 
 def ranker_trainer(architecture: str, model_type: type[Ranker]) -> Callable[..., Checkpoint]:

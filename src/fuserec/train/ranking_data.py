@@ -99,6 +99,15 @@ class RatedWindows:
         self.items = torch.from_numpy(np.insert(sequences.values, 0, PADDING))
         self.ratings = torch.from_numpy(np.insert(ratings, 0, np.nan))
 
+    @property
+    def generator(self) -> np.random.Generator:
+        """The source of the cuts and of the order."""
+        return self.windows.generator
+
+    @generator.setter
+    def generator(self, generator: np.random.Generator) -> None:
+        self.windows.generator = generator
+
     def __iter__(self) -> Iterator[RatedBatch]:
         for user, history, target in self.windows:
             yield RatedBatch(user, self.items[history], self.items[target], self.ratings[target])

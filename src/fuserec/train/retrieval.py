@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import lightning.pytorch as lightning
 import polars as pl
@@ -15,14 +15,20 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fuserec.errors import DataError
 from fuserec.models.checkpoint import ITEMS_SCHEMA, Checkpoint
-from fuserec.models.checks import check_at_least
+from fuserec.models.checks import check_at_least, check_share
 from fuserec.models.retriever import Retriever
+from fuserec.train.batches import Batches
 from fuserec.train.data import DataSet
 from fuserec.train.evaluation import PROTOCOL, K, evaluate
 from fuserec.train.loop import Fitted, fit
+from fuserec.train.pruning import PruneUnits
+from fuserec.train.resume import data_digest
 from fuserec.train.run import Run
 from fuserec.train.split import Split, leave_one_out
 from fuserec.train.windows import WindowLoader
+
+if TYPE_CHECKING:
+    from fuserec.train.privacy import PrivateTask, UserLoader
 
 MONITOR: Final = f"ndcg@{K}"
 
@@ -43,6 +49,8 @@ class RetrieverRecipe:
         seed: of initial weights, dropout and the order of examples; on a CPU equal seeds give equal metrics.
         dim: width of the vectors.
         max_history: items of the history that the user tower reads.
+        prune: share of the hidden units of feed-forward layers that is taken out, those of least weight.
+        prune_epoch: epoch at the beginning of which they are; weights of earlier ones are not selected.
     """
 
     epochs: int = 20
@@ -54,9 +62,14 @@ class RetrieverRecipe:
     seed: int = 0
     dim: int = 64
     max_history: int = 50
+    prune: float = 0.0
+    prune_epoch: int = 5
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "epochs", "batch_size", "patience")
+        check_at_least(self, 1, "epochs", "batch_size", "patience", "prune_epoch")
+        check_share(self, "prune")
+        if self.prune and self.prune_epoch > self.epochs:
+            raise ValueError(f"prune_epoch is {self.prune_epoch}; expected at most epochs = {self.epochs}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected a positive number")
         check_at_least(self, 0, "weight_decay", "warmup_steps", "seed")
@@ -70,10 +83,13 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
     """What Lightning needs to know of any retriever but the loss: examples, optimizer, validation metric.
 
     Attributes:
-        monitor: what `validation_step` logs and the best epoch is chosen by; more is better.
+        monitor: what `validation_scores` returns and the best epoch is chosen by; more is better.
+        loss_is_per_user: whether the loss of one user's windows depends on nothing of other users, neither on theirs in
+            the batch nor on counts of what they consumed; the model learns from windows. Private training needs it.
     """
 
     monitor: str = MONITOR
+    loss_is_per_user: ClassVar[bool] = False
 
     def __init__(self, model: ModelT, recipe: RecipeT, split: Split) -> None:
         super().__init__()
@@ -81,7 +97,7 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
         self.recipe = recipe
         self.split = split
 
-    def batches(self) -> Iterable[object]:
+    def batches(self) -> Batches:
         """Return what is iterated once an epoch and handed to `training_step`, batch by batch.
 
         Windows cut out of the users' sequences, unless a task learns from something else.
@@ -91,8 +107,13 @@ class RetrievalTask(lightning.LightningModule, Generic[ModelT, RecipeT]):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """Log the metrics of all evaluated users at once; the batch carries nothing."""
-        scores = evaluate(self.model, self.split, self.split.validation_histories, self.split.validation_targets)
-        self.log(MONITOR, scores[MONITOR], batch_size=1)
+        # What is selected is what will be served: full precision.
+        with torch.autocast(self.device.type, enabled=False):
+            self.log(self.monitor, self.validation_scores()[self.monitor], batch_size=1, sync_dist=True)
+
+    def validation_scores(self) -> dict[str, float]:
+        """Score the model on the validation items."""
+        return evaluate(self.model, self.split, self.split.validation_histories, self.split.validation_targets)
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up."""
@@ -141,18 +162,27 @@ def train_retriever(
         torch.manual_seed(recipe.seed)
         model = build(split)
         task = task_type(model, recipe, split)
+        private, pruner = _private(task, run), _pruner(model, recipe)
+        module, batches = private or (task, task.batches())
+        # Epochs before the units are taken out are no candidates, and to choose by validation would cost privacy.
+        first = recipe.epochs if private else recipe.prune_epoch if pruner else 1
         fitted = fit(
-            task,
-            task.batches(),
+            module,
+            batches,
             monitor=task.monitor,
             epochs=recipe.epochs,
             patience=recipe.patience,
-            progress=run.progress,
+            run=run,
+            identity={**dataclasses.asdict(recipe), "architecture": architecture, "data": data_digest(dataset)},
+            first=first,
+            extra=[pruner] if pruner else [],
         )
-    prefix = "model."
-    state = {name.removeprefix(prefix): tensor for name, tensor in fitted.state.items() if name.startswith(prefix)}
-    model.cpu().load_state_dict(state)
+    module.cpu().load_state_dict(fitted.state)
     metrics = _metrics(model, recipe, split, fitted)
+    if private:
+        metrics["privacy"] = private[0].report()
+    if pruner:
+        metrics["pruning"] = pruner.report()
     logger.info("%s: test %s after %d epochs, %.0f s", architecture, metrics["test"], fitted.epochs, fitted.seconds)
     return Checkpoint(
         architecture=architecture,
@@ -160,8 +190,20 @@ def train_retriever(
         items=_items_table(dataset),
         users=_users_table(split),
         metrics=metrics,
-        state=state,
+        state=model.state_dict(),
     )
+
+
+def _private(task: RetrievalTask[Any, Any], run: Run) -> tuple[PrivateTask, UserLoader] | None:
+    if run.privacy is None:
+        return None
+    from fuserec.train.privacy import make_private  # here, as it takes an extra of its own
+
+    return make_private(task, run.privacy, users_per_step=task.recipe.batch_size, epochs=task.recipe.epochs)
+
+
+def _pruner(model: Retriever, recipe: RetrieverRecipe) -> PruneUnits | None:
+    return PruneUnits(model, recipe.prune, recipe.prune_epoch) if recipe.prune else None
 
 
 def _metrics(model: Retriever, recipe: RetrieverRecipe, split: Split, fitted: Fitted) -> dict[str, Any]:
@@ -171,6 +213,7 @@ def _metrics(model: Retriever, recipe: RetrieverRecipe, split: Split, fitted: Fi
         "test": evaluate(model, split, split.test_histories, split.test_targets),
         "epochs": fitted.epochs,
         "best_epoch": fitted.best_epoch,
+        "steps": fitted.steps,
         "train_seconds": round(fitted.seconds, 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "n_test_users": int(split.evaluated.size),

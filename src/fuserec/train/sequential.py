@@ -60,6 +60,8 @@ class RecurrentRecipe(SequentialRecipe):
 class NextItemTask(RobustTask[Sequential, SequentialRecipe]):
     """Cross-entropy over the whole catalogue of the item that follows each position."""
 
+    loss_is_per_user = True
+
     def forward(self, batch: WindowBatch) -> Tensor:
         """Return the mean loss of the batch's positions."""
         states = self.model.user_tower.all_positions(batch.history)

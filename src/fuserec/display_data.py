@@ -1,0 +1,78 @@
+"""What the command shows of data: what an import made of files, what users did with recommendations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from rich.table import Table
+
+from fuserec.display import out
+from fuserec.train.feedback import Feedback, Rate
+from fuserec.train.importing import Imported
+from fuserec.train.served import Malformed
+
+TREATMENTS: Final = {
+    "rows_without_user": "rows without a user, left out",
+    "rows_without_item": "rows without an item, left out",
+    "rows_without_time": "rows without a time, left out",
+    "rows_without_rating": "rows whose rating is missing or no number, left out",
+    "rows_out_of_order": "rows earlier than the row before, so all are sorted by time",
+    "duplicate_rows": "duplicate rows, left out",
+    "item_rows_without_id": "rows of items without an id, left out",
+    "item_rows_repeated": "rows of items that came before, left out",
+    "items_added": "items that the item file lacks, added with their id as title",
+    "titles_missing": "items without a title, which becomes their id",
+    "texts_cut": "texts cut to 4,000 characters",
+    "items_never_consumed": "items that nobody consumed, kept",
+    "users_not_evaluated": "users with fewer than 3 interactions, learned from and not evaluated",
+}
+
+
+def imported(report: Imported, folder: Path) -> None:
+    """Show what was made of a user's own files."""
+    columns = Table("file", "column", "is taken for")
+    for file, parts in report.columns.items():
+        for part, column in parts.items():
+            note = f", as {report.times}" if part == "time" else ""
+            columns.add_row(file, column, part + note)
+    out.print(columns)
+    for name, count in report.treated.items():
+        if count:
+            out.print(f"{TREATMENTS[name]}: {count:,}", style="yellow")
+    out.print(f"{report.interactions:,} interactions of {report.users:,} users with {report.items:,} items in {folder}")
+    out.print(f"from {report.first} to {report.last}; ids and their numbers: ids_users.parquet, ids_items.parquet")
+
+
+def feedback(report: Feedback, folder: Path) -> None:
+    """Show what users did with what they were recommended."""
+    for what, malformed in (("answers", report.malformed_answers), ("actions", report.malformed_actions)):
+        _malformed(what, malformed)
+    if report.answers_without_user:
+        out.print(f"{report.answers_without_user:,} answers without a user: no action can be theirs", style="yellow")
+    days = report.within_s / 86_400
+    out.print(
+        f"{report.answers:,} answers showed {report.shown:,} items; of {report.actions:,} actions "
+        f"{report.actions_on_shown:,} ({report.share_on_shown:.1%}) were on an item shown at most {days:g} days before"
+    )
+    out.print(_rates("position", report.positions))
+    out.print(_rates("model version", report.versions))
+    if report.already_known:
+        out.print(f"{report.already_known:,} actions are known already or repeated, left out", style="yellow")
+    if report.items_added:
+        out.print(f"{report.items_added:,} items are not described, added with their id as title", style="yellow")
+    out.print(f"{report.interactions:,} interactions{' with ratings' if report.has_ratings else ''} in {folder}")
+
+
+def _malformed(what: str, malformed: Malformed) -> None:
+    if malformed.lines:
+        some = ", ".join(map(str, malformed.lines[:5])) + (", ..." if len(malformed.lines) > 5 else "")
+        lines = f"{len(malformed.lines):,} malformed lines among the {what}, left out: {some}; the first: "
+        out.print(lines + malformed.reason, style="yellow", markup=False)
+
+
+def _rates(by: str, rates: list[Rate]) -> Table:
+    table = Table(by, "answers", "shown", "acted on", "rate")
+    for rate in rates:
+        table.add_row(rate.of, f"{rate.answers:,}", f"{rate.shown:,}", f"{rate.acted:,}", f"{rate.rate:.2%}")
+    return table

@@ -1,0 +1,80 @@
+"""A checkpoint answers as it was scored when it was trained, and copes with what it does not know."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fuserec.contract import NO_ID
+from fuserec.errors import UsageError
+from fuserec.models.checkpoint import Checkpoint
+from fuserec.train.answering import answer_by_checkpoint, rows_of
+from fuserec.train.data import DataSet
+from fuserec.train.exposure import Popularity
+from fuserec.train.questions import SPLITS, Questions, questions_of
+from fuserec.train.ragged import Ragged
+from fuserec.train.recipes import RECIPES
+from fuserec.train.report import report
+from fuserec.train.run import Run
+from fuserec.train.split import leave_one_out
+
+
+@pytest.fixture(scope="module")
+def checkpoint(cyclic: DataSet) -> Checkpoint:
+    recipe = RECIPES["two-tower"].options({"epochs": 2, "dim": 16, "max_history": 8})
+    return RECIPES["two-tower"].train(cyclic, recipe, Run(progress=False))
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_the_numbers_are_those_of_metrics_json(name: str, cyclic: DataSet, checkpoint: Checkpoint) -> None:
+    split = leave_one_out(cyclic)
+    questions = questions_of(split, name)
+    answers = answer_by_checkpoint(checkpoint, questions, 25)
+    metrics = report(questions, answers, Popularity.of(split), [10], None)["metrics"]
+    for metric, value in checkpoint.metrics[name].items():
+        assert metrics[metric]["value"] == pytest.approx(value, rel=1e-13), metric
+    assert 0 < metrics["ndcg@10"]["value"] < 1
+
+
+def test_lists_are_of_ids_and_hold_nothing_seen(cyclic: DataSet, checkpoint: Checkpoint) -> None:
+    questions = questions_of(leave_one_out(cyclic), "test")
+    answers = answer_by_checkpoint(checkpoint, questions, 100)
+    assert answers.top.shape == (len(questions), 100)
+    catalogue = set(cyclic.items["item_id"].to_list())
+    for row, line in enumerate(answers.top):
+        left = line[line != NO_ID].tolist()
+        assert set(left) == catalogue - set(questions.histories[row].tolist())
+        assert left[answers.ranks[row] - 1] == questions.targets[row]
+
+
+def test_unknown_users_and_items_are_allowed(checkpoint: Checkpoint) -> None:
+    """Ids of the checkpoint: users 0, 5, ..., items 0, 3, ...; user 1 and item 1 are nobody and nothing."""
+    histories = Ragged.from_lengths(np.array([3, 1, 6, 3, 6, 3, 6]), np.array([3, 2, 2]))
+    asked = Questions(np.array([1, 1, 0]), histories, np.array([9, 9, 1]))
+    answers = answer_by_checkpoint(checkpoint, asked, 5)
+    assert answers.ignored == 1
+    np.testing.assert_array_equal(answers.top[0], answers.top[1], err_msg="an unknown item changed the answer")
+    assert answers.ranks[0] == answers.ranks[1] <= 60
+    assert answers.ranks[2] > 60, "an item that is not in the catalogue was found"
+    assert not set(answers.top[2].tolist()) & {3, 6}
+
+
+def test_rows_of_ids() -> None:
+    assert rows_of(np.array([2, 4, 9]), np.array([9, 3, 2, 10, -1])).tolist() == [3, 0, 1, 0, 0]
+    assert rows_of(np.array([], dtype=np.int64), np.array([1])).tolist() == [0]
+
+
+def test_what_ranks_no_catalogue_is_told_what_to_do(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    other = dataclasses.replace(checkpoint)
+    monkeypatch.setattr(Checkpoint, "module", lambda self: torch.nn.Linear(1, 1))
+    with pytest.raises(UsageError, match="export it with its retriever"):
+        answer_by_checkpoint(other, Questions(np.array([0]), Ragged(np.array([3]), np.array([0, 1])), np.array([6])), 5)
+
+
+def test_splits_by_another_name(cyclic: DataSet) -> None:
+    with pytest.raises(UsageError, match="split is 'train'; expected validation or test"):
+        questions_of(leave_one_out(cyclic), "train")
