@@ -1,14 +1,15 @@
-"""InfoNCE against the formula in plain loops."""
+"""Every loss against its formula in plain loops."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fuserec.train.losses import info_nce
+from fuserec.train.losses import bpr, choice, info_nce, margin_ranking
 
 
 def slow_info_nce(
@@ -77,3 +78,53 @@ def test_bad_input(change: dict[str, object], message: str) -> None:
             "item_ids": torch.arange(3), "temperature": 0.1}  # fmt: skip
     with pytest.raises(ValueError, match=message):
         info_nce(**(good | change))
+
+
+def random_pairs(share: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores (7, 5), the column that was chosen, which others are negatives, and weights."""
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    own = torch.randint(5, (7,), generator=generator)
+    is_negative = torch.rand(7, 5, generator=generator) < share
+    return scores, own, is_negative.scatter(1, own[:, None], False), torch.rand(7, generator=generator).double()
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["no-negatives", "some", "all"])
+def test_choice_matches_the_loops(share: float, weighted: bool) -> None:
+    logits, own, is_negative, weight = random_pairs(share)
+    total = 0.0
+    for i in range(7):
+        among = [j for j in range(5) if j == own[i] or is_negative[i, j]]
+        probability = math.exp(logits[i, own[i]]) / sum(math.exp(logits[i, j]) for j in among)
+        total -= (float(weight[i]) if weighted else 1.0) * math.log(probability)
+    assert float(choice(logits, own, is_negative, weight if weighted else None)) == pytest.approx(total / 7, abs=1e-12)
+
+
+PAIR_LOSSES = [
+    pytest.param(bpr, (), lambda p, n: -math.log(1 / (1 + math.exp(n - p))), id="bpr"),
+    pytest.param(margin_ranking, (0.7,), lambda p, n: max(0.0, 0.7 - p + n), id="margin"),
+]
+
+
+@pytest.mark.parametrize(("loss", "arguments", "formula"), PAIR_LOSSES)
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["no-negatives", "some", "all"])
+def test_pair_losses_match_the_loops(
+    loss: Any, arguments: tuple[float, ...], formula: Any, share: float, weighted: bool
+) -> None:
+    scores, own, is_negative, weight = random_pairs(share)
+    positive = scores.gather(1, own[:, None])
+    pairs = [(i, j) for i in range(7) for j in range(5) if is_negative[i, j]]
+    losses = [
+        formula(float(positive[i]), float(scores[i, j])) * (float(weight[i]) if weighted else 1.0) for i, j in pairs
+    ]
+    found = loss(positive, scores, is_negative, *arguments, weight if weighted else None)
+    assert float(found) == pytest.approx(sum(losses) / max(1, len(pairs)), abs=1e-12)
+
+
+def test_a_margin_that_is_kept_costs_nothing() -> None:
+    """The sign: a positive above the negative by more than the margin is no loss, the other way round is."""
+    above, below, both = torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.ones(1, 1, dtype=torch.bool)
+    assert float(margin_ranking(above, below, both, 0.3)) == 0.0
+    assert float(margin_ranking(below, above, both, 0.3)) == pytest.approx(1.3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def check_at_least(options: object, least: int, *names: str) -> None:
     """Raise ValueError unless all of the named fields are `least` or more."""
@@ -15,6 +17,19 @@ def check_share(options: object, *names: str) -> None:
     for name in names:
         if not 0.0 <= getattr(options, name) < 1.0:
             raise ValueError(f"{name} is {getattr(options, name)}; expected 0 <= {name} < 1")
+
+
+def check_probability(options: object, *names: str) -> None:
+    """Raise ValueError unless all of the named fields are from 0 to 1, both included."""
+    for name in names:
+        if not 0.0 <= getattr(options, name) <= 1.0:
+            raise ValueError(f"{name} is {getattr(options, name)}; expected 0 <= {name} <= 1")
+
+
+def check_choice(options: object, name: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless the named field is one of `choices`."""
+    if getattr(options, name) not in choices:
+        raise ValueError(f"{name} is {getattr(options, name)!r}; expected one of {', '.join(choices)}")
 
 
 def check_heads(dim: int, n_heads: int) -> None:

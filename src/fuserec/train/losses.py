@@ -1,4 +1,4 @@
-"""Contrastive losses."""
+"""Losses that put what was chosen above what was not."""
 
 from __future__ import annotations
 
@@ -58,15 +58,34 @@ def info_nce(
     if not_negative is not None and not_negative.shape != (batch, batch):
         raise ValueError(f"not_negative has shape {tuple(not_negative.shape)}; expected ({batch}, {batch})")
     own = torch.arange(batch, device=item_ids.device)
-    left_out = item_ids[:, None] == item_ids[None, :]
+    is_negative = item_ids[:, None] != item_ids[None, :]
     if not_negative is not None:
-        left_out = left_out | not_negative
-    left_out = left_out & (own[:, None] != own[None, :])
-    logits = user_vectors @ item_vectors.T / temperature - log_q
-    return torch.nn.functional.cross_entropy(logits.masked_fill(left_out, MASKED), own)
+        is_negative = is_negative & ~not_negative
+    return choice(user_vectors @ item_vectors.T / temperature - log_q, own, is_negative)
 
 
-def bpr(positive: Tensor, negative: Tensor, is_negative: Tensor) -> Tensor:
+def choice(logits: Tensor, own: Tensor, is_negative: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return the cross-entropy of what was chosen among the candidates.
+
+        loss = mean_i -w_i log  exp(l_i,own) / (exp(l_i,own) + sum over negatives j of exp(l_ij))
+
+    Args:
+        logits: (B, C) float32.
+        own: (B,) int64, the column of what was chosen.
+        is_negative: (B, C) bool, which other columns are in the sum; what it says of the column `own` is ignored.
+        weight: (B,) float32 of the examples; 1 if left out.
+
+    Returns:
+        Scalar float32.
+    """
+    is_own = torch.zeros_like(is_negative).scatter_(1, own[:, None], True)
+    losses = torch.nn.functional.cross_entropy(
+        logits.masked_fill(~(is_negative | is_own), MASKED), own, reduction="none"
+    )
+    return losses.mean() if weight is None else (losses * weight).mean()
+
+
+def bpr(positive: Tensor, negative: Tensor, is_negative: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the mean of -log sigmoid(positive - negative) over the pairs that are.
 
     Bayesian personalized ranking (Rendle et al. 2009).
@@ -75,9 +94,34 @@ def bpr(positive: Tensor, negative: Tensor, is_negative: Tensor) -> Tensor:
         positive: (B, 1) float32 scores of what was chosen.
         negative: (B, N) float32 scores of what was not.
         is_negative: (B, N) bool, False where a pair is none.
+        weight: (B,) float32 of the examples; 1 if left out.
 
     Returns:
         Scalar float32; 0 if there is no pair.
     """
-    losses = -torch.nn.functional.logsigmoid(positive - negative)
-    return (losses * is_negative).sum() / is_negative.sum().clamp(min=1)
+    return _mean_of_pairs(-torch.nn.functional.logsigmoid(positive - negative), is_negative, weight)
+
+
+def margin_ranking(
+    positive: Tensor, negative: Tensor, is_negative: Tensor, margin: float, weight: Tensor | None = None
+) -> Tensor:
+    """Return the mean of max(0, margin - positive + negative) over the pairs that are.
+
+    The hinge of Weston et al. (2011, WSABIE) without its weights of ranks.
+
+    Args:
+        positive: (B, 1) float32 scores of what was chosen.
+        negative: (B, N) float32 scores of what was not.
+        is_negative: (B, N) bool, False where a pair is none.
+        margin: by how much the one should exceed the other.
+        weight: (B,) float32 of the examples; 1 if left out.
+
+    Returns:
+        Scalar float32; 0 if there is no pair.
+    """
+    return _mean_of_pairs(torch.relu(margin - positive + negative), is_negative, weight)
+
+
+def _mean_of_pairs(losses: Tensor, is_pair: Tensor, weight: Tensor | None) -> Tensor:
+    weighted = losses * is_pair if weight is None else losses * is_pair * weight[:, None]
+    return weighted.sum() / is_pair.sum().clamp(min=1)

@@ -12,14 +12,15 @@ from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.checks import check_share
 from fuserec.models.sequential import BERT4Rec, MaskedTower, Sequential, SequentialConfig
 from fuserec.train.data import DataSet
-from fuserec.train.retrieval import RetrievalTask, RetrieverRecipe, train_retriever
+from fuserec.train.retrieval import train_retriever
+from fuserec.train.robust import RobustRecipe, RobustTask
 from fuserec.train.run import Run
 from fuserec.train.split import Split
 from fuserec.train.windows import WindowBatch
 
 
 @dataclass(frozen=True)
-class SequentialRecipe(RetrieverRecipe):
+class SequentialRecipe(RobustRecipe):
     """Training options; the defaults were chosen by validation NDCG@10 on MovieLens-100K. A batch is of windows.
 
     Attributes:
@@ -56,12 +57,12 @@ class RecurrentRecipe(SequentialRecipe):
     dropout: float = 0.5
 
 
-class NextItemTask(RetrievalTask[Sequential, SequentialRecipe]):
+class NextItemTask(RobustTask[Sequential, SequentialRecipe]):
     """Cross-entropy over the whole catalogue of the item that follows each position."""
 
     loss_is_per_user = True
 
-    def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
+    def forward(self, batch: WindowBatch) -> Tensor:
         """Return the mean loss of the batch's positions."""
         states = self.model.user_tower.all_positions(batch.history)
         return self._loss(states, batch.target)
@@ -76,12 +77,14 @@ class NextItemTask(RetrievalTask[Sequential, SequentialRecipe]):
 
 @dataclass(frozen=True)
 class MaskedRecipe(SequentialRecipe):
-    """As `SequentialRecipe`, for guessing masked items.
+    """As `SequentialRecipe`, for guessing masked items: an epoch asks about fewer items, so it takes more of them.
 
     Attributes:
         mask_probability: of an item of a window to be masked.
     """
 
+    epochs: int = 60
+    patience: int = 10
     mask_probability: float = 0.3
 
     def __post_init__(self) -> None:
@@ -95,7 +98,7 @@ class MaskedItemTask(NextItemTask):
 
     recipe: MaskedRecipe
 
-    def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
+    def forward(self, batch: WindowBatch) -> Tensor:
         """Mask, and return the mean loss of what was masked."""
         tower = self.model.user_tower
         assert isinstance(tower, MaskedTower)
