@@ -1,5 +1,6 @@
 """The exported graph is the trained module, in every precision, at every batch size and length."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,18 @@ def test_file_that_is_no_graph_is_refused(part: Part, tmp_path: Path) -> None:
     path.write_bytes(b"not a graph")
     with pytest.raises(ExportError, match="cannot read the graph for sm89: .+"):
         build_engine(path, "sm89", part)
+
+
+def test_a_second_recurrent_graph_in_one_process_keeps_its_length_dynamic(
+    untrained: Callable[[str, Path], None], tmp_path: Path
+) -> None:
+    """torch 2.13 traces the first one with a loop over the length, and took the example's for a constant later on."""
+    untrained("gru4rec", tmp_path / "gru4rec")
+    checkpoint = Checkpoint.load(tmp_path / "gru4rec")
+    for name in ("first", "second"):
+        module = checkpoint.module()
+        assert isinstance(module, Retriever)
+        path = tmp_path / f"{name}.onnx"
+        export_graph(user_tower(module, checkpoint.users, checkpoint.items, 16), path)
+        history = onnx.load(path).graph.input[1].type.tensor_type.shape.dim
+        assert history[1].dim_param, f"the {name} graph reads histories of length {history[1].dim_value} alone"

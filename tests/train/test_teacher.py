@@ -95,7 +95,7 @@ def test_a_teacher_that_finds_no_items_is_refused(
 ) -> None:
     teacher_checkpoint = train("gru4rec", cyclic)
     monkeypatch.setattr(Checkpoint, "module", lambda self: torch.nn.Linear(1, 1))
-    with pytest.raises(UsageError, match="the teacher is a gru4rec, which ranks items it is given"):
+    with pytest.raises(UsageError, match="the teacher is a gru4rec, which has no vectors of users and items"):
         Teacher(teacher_checkpoint, split)
 
 

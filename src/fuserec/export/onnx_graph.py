@@ -35,6 +35,7 @@ def export_graph(part: Part, path: Path) -> None:
         {place: dims[axis.name] for place, axis in enumerate(input_axes) if axis.name in dims}
         for input_axes in part.inputs.values()
     )
+    _forget_traced_recurrences()
     # The tracer reports its progress on stdout and warns that one axis name serves two inputs, which is meant.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -52,3 +53,14 @@ def export_graph(part: Part, path: Path) -> None:
     if program is None:
         raise AssertionError("torch.onnx.export(dynamo=True) returns the program")
     program.save(str(path), external_data=False)
+
+
+def _forget_traced_recurrences() -> None:
+    """Let the tracer decompose GRU and LSTM cells anew.
+
+    While it traces, torch 2.13 replaces how they are decomposed by a loop over a dynamic length. But each operator
+    remembers what it last resolved to, so after an export in the same process it finds the loop unrolled over the
+    example's length, and that length becomes a constant of the graph.
+    """
+    for operator in (torch.ops.aten.gru.input, torch.ops.aten.lstm.input):
+        operator._dispatch_cache.clear()

@@ -22,7 +22,7 @@ from fuserec.models.checks import check_at_least
 from fuserec.models.encoders import Recurrence
 from fuserec.models.ranker_interactions import Cross, Joined, TargetAttention
 from fuserec.models.retriever import PADDING, Retriever
-from fuserec.models.two_tower import ItemFeatures, ItemTower, TwoTowerConfig, UserTower
+from fuserec.models.two_tower import ItemFeatures, ItemTower, TwoTower, TwoTowerConfig, UserTower
 
 TASKS: Final = ("next-item", "click", "rating")
 HEADS: Final = ("click", "rating")
@@ -141,6 +141,7 @@ class RankTower(nn.Module):
 class Ranker(Retriever):
     """A rank tower; its user and item tower make it a retriever too."""
 
+    entries = {f"rank_tower.{name}": entries for name, entries in TwoTower.entries.items()}
     config: RankerConfig
 
     def __init__(self, config: RankerConfig) -> None:

@@ -78,8 +78,8 @@ class Teacher:
         module = checkpoint.module()
         if not isinstance(module, Retriever):
             raise UsageError(
-                f"the teacher is a {checkpoint.architecture}, which ranks items it is given; expected a retriever, "
-                "which has a vector for each item"
+                f"the teacher is a {checkpoint.architecture}, which has no vectors of users and items; "
+                "expected a retriever"
             )
         self.model = module
         self.scale = trained_scale(checkpoint) if scale is None else scale
