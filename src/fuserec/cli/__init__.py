@@ -16,6 +16,7 @@ EXTRA_OF = {
     "torchmetrics": "train",
     "captum": "train",
     "tensorboard": "train",
+    "yaml": "train",
     "transformers": "text",
     "peft": "text",
     "opacus": "privacy",

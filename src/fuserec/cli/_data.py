@@ -111,12 +111,14 @@ def data_feedback(
 @data_app.command("chatterbot")
 def data_chatterbot(
     out: Annotated[Path, typer.Option(help="Folder to write dialogues.parquet into.")],
-    language: Annotated[list[str], typer.Option(help="As the corpus names it; repeatable.")] = ["english"],  # noqa: B006
+    language: Annotated[
+        list[str] | None, typer.Option(help="As the corpus names it; repeatable. English by default.")
+    ] = None,
 ) -> None:
     """Fetch the ChatterBot corpus: some 1,100 short English dialogues for `fuserec train dialogue`."""
     from fuserec import display
     from fuserec.train.chatterbot import write_chatterbot
 
     with display.steps() as on_step:
-        write_chatterbot(out, language, progress=on_step)
+        write_chatterbot(out, language or ("english",), progress=on_step)
     typer.echo(f"wrote {out / 'dialogues.parquet'}")
