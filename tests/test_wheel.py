@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_contains_the_model_repository(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for model in ("recommend", "encode", "search"):
+    for model in ("recommend", "encode", "search", "explain", "rank"):
         assert f"fuserec/model_repository/{model}/config.pbtxt" in names
         assert f"fuserec/model_repository/{model}/1/model.py" in names
     assert "fuserec/py.typed" in names
@@ -47,4 +47,4 @@ export_checkpoint(Path({str(checkpoint_folder)!r}), Path("repository"), ExportCo
     )
     assert done.returncode == 0, done.stderr
     written = {str(path.relative_to(tmp_path / "repository")) for path in (tmp_path / "repository").rglob("*.pbtxt")}
-    assert written == {f"{model}/config.pbtxt" for model in ("recommend", "encode", "search")}
+    assert written == {f"{model}/config.pbtxt" for model in ("recommend", "encode", "search", "explain")}
