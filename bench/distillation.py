@@ -61,7 +61,7 @@ def measure(model: str, seed: int, folder: Path, repository: Path) -> dict[str, 
         "ndcg@10": round(test["ndcg@10"], 4),
         "hr@10": round(test["hr@10"], 4),
         "parameters": checkpoint.metrics["parameters"],
-        "graph_bytes": (bundle / "engines" / "cpu.onnx").stat().st_size,
+        "graph_bytes": (bundle / "engines" / "user_tower.cpu.onnx").stat().st_size,
         "index_bytes": (bundle / "index.safetensors").stat().st_size,
         "recommend_ms": round(latency_ms(bundle), 3),
     }

@@ -37,7 +37,7 @@ def test_a_row_for_each_recipe(data: Path, tmp_path: Path, capsys: pytest.Captur
     assert [row["recipe"] for row in rows] == ["mf", "gru4rec"]
     for row in rows:
         assert 0 <= float(row["ndcg@10"]) <= float(row["hr@10"]) <= 1
-        assert float(row["recommend_ms"]) > 0 and int(row["graph_bytes"]) > 1000
+        assert float(row["call_ms"]) > 0 and int(row["graph_bytes"]) > 1000
     # What has been trained is not trained again, and JSON is all that is printed.
     assert quality.main([*arguments, "--json"]) == 0
     printed = capsys.readouterr()
