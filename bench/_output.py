@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +24,31 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def report(rows: Iterable[dict[str, Any]], *, csv_path: Path | None, as_json: bool = False) -> list[dict[str, Any]]:
+    """Print a line for each row as it is measured, and write all of them so far to the CSV file.
+
+    Args:
+        rows: of the same columns; iterating measures.
+        csv_path: written after every row, so that a run cut short has what it measured.
+        as_json: print the rows as JSON at the end; the lines go to stderr.
+
+    Returns:
+        The rows.
+    """
+    table: list[dict[str, Any]] = []
+    for row in rows:
+        width = max(13, *(len(name) + 2 for name in row))
+        for cells in [list(row.values())] if table else [list(row), list(row.values())]:
+            line = "".join(("-" if cell is None else str(cell)).rjust(width) for cell in cells)
+            if as_json:
+                log(line)
+            else:
+                print(line, flush=True)
+        table.append(row)
+        if csv_path:
+            write_csv(csv_path, table)
+    if as_json:
+        print(json.dumps(table, indent=1))
+    return table

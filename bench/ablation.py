@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from bench._output import log, write_csv
+from bench._output import log, report
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.retriever import Retriever
@@ -138,22 +138,10 @@ def plot(path: Path, table: Sequence[dict[str, Any]]) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _line(cells: Sequence[object]) -> str:
-    return "".join(str(cell).rjust(17) for cell in cells)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, print a line as each is done, and write what was asked for."""
     options = parse(arguments)
-    table: list[dict[str, Any]] = []
-    for row in rows(options):
-        if not table:
-            print(_line(list(row)))
-        table.append(row)
-        print(_line(list(row.values())))
-        sys.stdout.flush()
-        if options.csv:
-            write_csv(options.csv, table)
+    table = report(rows(options), csv_path=options.csv)
     if options.plot:
         plot(options.plot, table)
     return 0

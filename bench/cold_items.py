@@ -11,7 +11,6 @@ items are alike (nobody consumed them), so among them it is random, and among al
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench._output import log, write_csv
+from bench._output import log, report
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.text import TextRetriever
 from fuserec.train.bootstrap import estimate_means
@@ -138,25 +137,10 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         )
 
 
-def _line(cells: Sequence[object]) -> str:
-    return "".join(str(cell).rjust(17) for cell in cells)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tunings, print a line as each is done, and write what was asked for."""
     options = parse(arguments)
-    table: list[dict[str, Any]] = []
-    for found in rows(options):
-        show = log if options.json else print
-        if not table:
-            show(_line(list(found)))
-        table.append(found)
-        show(_line(list(found.values())))
-        sys.stdout.flush()
-        if options.csv:
-            write_csv(options.csv, table)
-    if options.json:
-        print(json.dumps(table, indent=1))
+    report(rows(options), csv_path=options.csv, as_json=options.json)
     return 0
 
 

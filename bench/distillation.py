@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench._output import log, write_csv
+from bench._output import log, report
 from bench.quality import latency_ms
 from fuserec.export import ExportConfig, export_checkpoint
 from fuserec.manifest import bundle_folder
@@ -89,21 +89,10 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield measure(way, seed, folder, folder.with_name(f"{folder.name}-repository"))
 
 
-def _line(cells: Sequence[object]) -> str:
-    return "".join(str(cell).rjust(13) for cell in cells)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line as each model is done, and write what was asked for."""
     options = parse(arguments)
-    table: list[dict[str, Any]] = []
-    for row in rows(options):
-        if not table:
-            print(_line(list(row)))
-        table.append(row)
-        print(_line(list(row.values())), flush=True)
-        if options.csv:
-            write_csv(options.csv, table)
+    report(rows(options), csv_path=options.csv)
     return 0
 
 

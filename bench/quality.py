@@ -7,7 +7,6 @@ A recipe whose checkpoint is in `--work` already is not trained again, so that a
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench._output import log, write_csv
+from bench._output import log, report
 from fuserec.contract import NO_ID, RANK
 from fuserec.export import ExportConfig, export_checkpoint
 from fuserec.manifest import Manifest, bundle_folder
@@ -115,25 +114,10 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         )
 
 
-def _line(cells: Sequence[object]) -> str:
-    return "".join(str(cell).rjust(13) for cell in cells)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the recipes, print a line as each is done, and write what was asked for."""
     options = parse(arguments)
-    table: list[dict[str, Any]] = []
-    for row in rows(options):
-        show = log if options.json else print
-        if not table:
-            show(_line(list(row)))
-        table.append(row)
-        show(_line(list(row.values())))
-        sys.stdout.flush()
-        if options.csv:
-            write_csv(options.csv, table)
-    if options.json:
-        print(json.dumps(table, indent=1))
+    report(rows(options), csv_path=options.csv, as_json=options.json)
     return 0
 
 

@@ -8,9 +8,8 @@ over users.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench._output import write_csv
+from bench._output import report
 from fuserec.export.blend import choose_weight, ndcg, target_ranks
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.ranker import HEADS, Ranker
@@ -110,29 +109,24 @@ def rerank(dataset: DataSet, retriever: Retriever, ranker: Ranker, count: int) -
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each ranker, and write what was asked for."""
-    options = parse(arguments)
+def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a row for each ranker."""
     dataset = read_folder(options.data)
     loaded = Checkpoint.load(options.retriever)
     retriever = loaded.module()
     assert isinstance(retriever, Retriever), f"{loaded.architecture} finds no items"
-    table: list[dict[str, Any]] = []
     for path in options.ranker:
         checkpoint = Checkpoint.load(path)
         ranker = checkpoint.module()
         assert isinstance(ranker, Ranker), f"{path} holds a {checkpoint.architecture}; expected a ranker"
         names = {"retriever": loaded.architecture, "ranker": checkpoint.architecture}
-        row = names | rerank(dataset, retriever, ranker, options.candidates)
-        if not options.json:
-            if not table:
-                print("".join(name.rjust(17) for name in row))
-            print("".join(str(cell).rjust(17) for cell in row.values()), flush=True)
-        table.append(row)
-    if options.json:
-        print(json.dumps(table, indent=1))
-    if options.csv:
-        write_csv(options.csv, table)
+        yield names | rerank(dataset, retriever, ranker, options.candidates)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a line for each ranker, and write what was asked for."""
+    options = parse(arguments)
+    report(rows(options), csv_path=options.csv, as_json=options.json)
     return 0
 
 
