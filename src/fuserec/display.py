@@ -66,6 +66,15 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
     out.print(table)
     epochs = f"{metrics['epochs']} epochs, the best was {metrics['best_epoch']}"
     out.print(f"{metrics['parameters']:,} parameters, {metrics['train_seconds']:.0f} s, {epochs}; in {folder}")
+    if privacy := metrics.get("privacy"):
+        out.print(
+            f"private for users: epsilon {privacy['epsilon']:.2f} at delta {privacy['delta']:g}; {privacy['covers']}"
+        )
+    if pruning := metrics.get("pruning"):
+        out.print(f"pruned: {_numbers(pruning)}")
+    for note in ("continued", "transferred"):
+        if note in metrics:
+            out.print(f"{note}: before training, on validation  {_numbers(metrics[note]['before']['validation'])}")
 
 
 def manifest(manifest: Manifest, repository: Path) -> None:

@@ -30,6 +30,13 @@ EXTRA_OF = {
 }
 
 
+# In the order of the road from data to an answer.
+_ORDER = ("train", "evaluate", "explain", "export", "inspect", "serve", "recommend", "rank", "demo")
+app.registered_commands.sort(
+    key=lambda command: _ORDER.index(command.name or getattr(command.callback, "__name__", ""))
+)
+
+
 def main() -> None:
     """Run the command; a fault that the user can mend is one line on stderr, with status 2 if the usage was wrong."""
     try:
