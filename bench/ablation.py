@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from bench._output import log, report
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.retriever import Retriever
 from fuserec.train.data import DataSet, read_folder
-from fuserec.train.metrics import rank_catalogue
+from fuserec.train.evaluation import K, rank_users
 from fuserec.train.ragged import IntArray
 from fuserec.train.run import Run
 from fuserec.train.split import Split, leave_one_out
@@ -44,7 +43,6 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "mask": {"mask": 0.2},
 }
 POPULAR_SHARE: Final = 0.2
-_K: Final = 10
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,6 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="at most; the recipe's own if left out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, help="write the rows here")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
     parser.add_argument("--plot", type=Path, help="draw NDCG@10 and the share of the long tail here (PNG)")
     return parser.parse_args(arguments)
 
@@ -77,12 +76,8 @@ def checkpoint_of(recipe: TwoTowerRecipe, dataset: DataSet, folder: Path) -> Che
 
 def recommended(model: Retriever, split: Split) -> IntArray:
     """Return the item rows that the test users are shown, as one array."""
-    histories, users = split.test_histories, torch.from_numpy(split.evaluated + 1)
-    padded = histories.left_padded(np.arange(len(histories)), model.config.max_history)
-    with torch.no_grad():
-        vectors = model.user_tower(users, torch.from_numpy(padded))
-    ranking = rank_catalogue(vectors, model.item_vectors(), histories, torch.from_numpy(split.test_targets), _K)
-    shown: IntArray = ranking.top[ranking.top >= 0].numpy() + 1
+    top = rank_users(model, split.evaluated + 1, split.test_histories, split.test_targets, K).top
+    shown: IntArray = top[top >= 0].numpy() + 1
     return shown
 
 
@@ -141,7 +136,7 @@ def plot(path: Path, table: Sequence[dict[str, Any]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, print a line as each is done, and write what was asked for."""
     options = parse(arguments)
-    table = report(rows(options), csv_path=options.csv)
+    table = report(rows(options), csv_path=options.csv, as_json=options.json)
     if options.plot:
         plot(options.plot, table)
     return 0

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
-import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fuserec.export.onnx_graph import export_graph
+from fuserec.export.parts import Axis, Part
 from fuserec.models.ranker import Ranker, RankerConfig, parse_tasks
 from fuserec.models.registry import ARCHITECTURES, build_module
 
@@ -126,29 +124,10 @@ def test_the_weights_can_be_saved(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_takes_any_batch_length_and_number_of_candidates(name: str, tmp_path: Path) -> None:
     model = built(name)
-    batch, length, count = (
-        torch.export.Dim(axis, min=1, max=most) for axis, most in (("b", 64), ("l", 20), ("c", 512))
-    )
-    example = (
-        torch.ones(2, dtype=torch.int64),
-        torch.ones(2, 7, dtype=torch.int64),
-        torch.ones(2, 5, dtype=torch.int64),
-    )
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            model.rank_tower,
-            example,
-            dynamo=True,
-            opset_version=20,
-            dynamic_shapes=({0: batch}, {0: batch, 1: length}, {0: batch, 1: count}),
-            input_names=["user", "history", "candidates"],
-            output_names=["scores"],
-            verbose=False,
-        )
-    assert program is not None
-    program.save(str(tmp_path / "rank.onnx"))
+    batch, length, count = Axis("B", 1, 2, 64), Axis("L", 1, 20, 20), Axis("C", 1, 200, 512)
+    inputs = {"user": (batch,), "history": (batch, length), "candidates": (batch, count)}
+    part = Part("ranker", model.rank_tower, inputs, "scores", "", [], [], max_history=20)
+    export_graph(part, tmp_path / "rank.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "rank.onnx"), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     for sizes in ((1, 1, 1), (3, 20, 200), (7, 2, 3)):

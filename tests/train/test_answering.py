@@ -78,3 +78,13 @@ def test_what_ranks_no_catalogue_is_told_what_to_do(checkpoint: Checkpoint, monk
 def test_splits_by_another_name(cyclic: DataSet) -> None:
     with pytest.raises(UsageError, match="split is 'train'; expected validation or test"):
         questions_of(leave_one_out(cyclic), "train")
+
+
+def test_a_ranker_is_judged_by_what_it_says_of_every_item(cyclic: DataSet) -> None:
+    recipe = RECIPES["ranker-mlp"].options({"epochs": 2, "dim": 16, "max_history": 8, "hidden": 16, "batch_size": 8})
+    trained = RECIPES["ranker-mlp"].train(cyclic, recipe, Run(progress=False))
+    split = leave_one_out(cyclic)
+    questions = questions_of(split, "test")
+    metrics = report(questions, answer_by_checkpoint(trained, questions, 25), Popularity.of(split), [10], None)
+    for metric in ("hr@10", "ndcg@10", "mrr@10", "coverage@10"):
+        assert metrics["metrics"][metric]["value"] == pytest.approx(trained.metrics["test"][metric], rel=1e-13), metric

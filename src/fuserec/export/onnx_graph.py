@@ -6,10 +6,13 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
+import onnx
 import torch
 
+from fuserec.errors import ExportError
 from fuserec.export.parts import Part
 
 OPSET = 20
@@ -53,6 +56,18 @@ def export_graph(part: Part, path: Path) -> None:
     if program is None:
         raise AssertionError("torch.onnx.export(dynamo=True) returns the program")
     program.save(str(path), external_data=False)
+    _check_axes(part, path, dims.keys())
+
+
+def _check_axes(part: Part, path: Path, dynamic: Collection[str]) -> None:
+    """Raise unless every axis that is to be dynamic is: the tracer makes constants of some without a word."""
+    for value in onnx.load(path).graph.input:
+        for axis, size in zip(part.inputs[value.name], value.type.tensor_type.shape.dim, strict=True):
+            if axis.name in dynamic and not size.dim_param:
+                raise ExportError(
+                    f"the graph of the {part.name.replace('_', ' ')} takes {size.dim_value} along {axis.name} of "
+                    f"{value.name} and nothing else; expected {axis.min} to {axis.max}"
+                )
 
 
 def _forget_traced_recurrences() -> None:

@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from fuserec.contract import NO_ID
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
+from fuserec.models.ranker import Ranker
 from fuserec.models.retriever import Retriever
 from fuserec.train.evaluation import rank_users
 from fuserec.train.questions import Answers, Questions, padded_to
 from fuserec.train.ragged import IntArray, Ragged
+from fuserec.train.ranking_metrics import rank_users_by_ranker
 
 
 def retriever_of(checkpoint: Checkpoint) -> Retriever:
@@ -30,7 +32,7 @@ def retriever_of(checkpoint: Checkpoint) -> Retriever:
 
 
 def answer_by_checkpoint(checkpoint: Checkpoint, questions: Questions, k: int) -> Answers:
-    """Rank the catalogue of a checkpoint for each user.
+    """Rank the catalogue of a checkpoint for each user; a ranker ranks by what it says of every item.
 
     The ranks are those of `evaluate`: exact beyond k, a tie counts against the target, and a target that the user
     already had is ranked all the same. Users whom the checkpoint does not know are known by their history alone; a
@@ -45,7 +47,8 @@ def answer_by_checkpoint(checkpoint: Checkpoint, questions: Questions, k: int) -
     histories, ignored = _known(rows_of(item_ids, questions.histories.values), questions.histories)
     targets = rows_of(item_ids, questions.targets)
     stand_ins = [_unseen(histories[row]) if target == 0 else target for row, target in enumerate(targets)]
-    ranking = rank_users(model, users, histories, np.minimum(stand_ins, item_ids.size), k)
+    asked = (users, histories, np.minimum(stand_ins, item_ids.size), k)
+    ranking = rank_users_by_ranker(model, *asked) if isinstance(model, Ranker) else rank_users(model, *asked)
     lines = ranking.top.numpy()
     top = np.where(lines < 0, NO_ID, item_ids[lines])
     ranks = np.where(targets == 0, max(k, item_ids.size) + 1, ranking.ranks.numpy())

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_accuracy, binary_auroc
 from fuserec.models.ranker import HEADS, Ranker
 from fuserec.models.retriever import PADDING
 from fuserec.train.evaluation import K
-from fuserec.train.metrics import rank_scores, summarize
+from fuserec.train.metrics import Ranking, rank_scores, summarize
 from fuserec.train.ragged import IntArray, Ragged
 from fuserec.train.ranking_data import FloatArray, Ratings, unseen_items
 from fuserec.train.split import Split
@@ -28,13 +28,14 @@ USER_CHUNK: Final = 64
 
 
 class EvaluatedUsers:
-    """The evaluated users of one part of a split, as a ranker reads them; use it in eval mode, without gradients."""
+    """E users with their histories, as a ranker reads them; use it in eval mode, without gradients."""
 
-    def __init__(self, model: Ranker, split: Split, histories: Ragged) -> None:
+    def __init__(self, model: Ranker, users: IntArray, histories: Ragged) -> None:
+        """Take user rows (E,), 0 for somebody unknown, and item rows (E rows)."""
         device = model.device
         padded = histories.left_padded(np.arange(len(histories)), model.config.max_history)
         self.model = model
-        self.user = torch.from_numpy(split.evaluated + 1).to(device)
+        self.user = torch.from_numpy(users).to(device)
         self.history = torch.from_numpy(padded).to(device)
         # Row 0 is padding, as in every table.
         self.items, self.features = model.rank_tower.describe(torch.arange(model.config.n_items + 1, device=device))
@@ -66,14 +67,20 @@ class EvaluatedUsers:
 @torch.no_grad()
 def catalogue_metrics(model: Ranker, split: Split, histories: Ragged, targets: IntArray) -> dict[str, float]:
     """Rank the whole catalogue by the head that candidates are ordered by; otherwise as `evaluation.evaluate`."""
+    return summarize(rank_users_by_ranker(model, split.evaluated + 1, histories, targets, K), K)
+
+
+@torch.no_grad()
+def rank_users_by_ranker(model: Ranker, users: IntArray, histories: Ragged, targets: IntArray, k: int) -> Ranking:
+    """Do what `evaluation.rank_users` does, by the head that candidates are ordered by."""
     was_training = model.training
-    users = EvaluatedUsers(model.eval(), split, histories)
+    known = EvaluatedUsers(model.eval(), users, histories)
     head = HEADS.index(model.heads[0])
     ranking = rank_scores(
-        lambda chunk: users.catalogue(chunk)[..., head], histories, torch.from_numpy(targets), K, chunk=USER_CHUNK
+        lambda chunk: known.catalogue(chunk)[..., head], histories, torch.from_numpy(targets), k, chunk=USER_CHUNK
     )
     model.train(was_training)
-    return summarize(ranking, K)
+    return ranking
 
 
 @torch.no_grad()
@@ -82,7 +89,7 @@ def click_metrics(model: Ranker, split: Split, histories: Ragged, targets: IntAr
     was_training = model.training
     unseen = unseen_items(split, N_UNSEEN, UNSEEN_SEED)
     rows = np.concatenate([targets[:, None], unseen], axis=1)
-    logits = EvaluatedUsers(model.eval(), split, histories).candidates(rows)[..., 0]
+    logits = EvaluatedUsers(model.eval(), split.evaluated + 1, histories).candidates(rows)[..., 0]
     model.train(was_training)
     return judge_clicks(logits, torch.from_numpy(unseen != PADDING))
 
@@ -120,7 +127,7 @@ def rating_metrics(
     """
     was_training = model.training
     rated = np.isfinite(ratings)
-    said = EvaluatedUsers(model.eval(), split, histories).candidates(targets[:, None])[rated, 0, 1]
+    said = EvaluatedUsers(model.eval(), split.evaluated + 1, histories).candidates(targets[:, None])[rated, 0, 1]
     model.train(was_training)
     return judge_ratings(said, torch.from_numpy(ratings[rated]), mean)
 

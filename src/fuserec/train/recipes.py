@@ -46,8 +46,11 @@ class Recipe:
         """Return the options, those that are not given being the defaults.
 
         Raises:
-            UsageError: if a value makes no sense.
+            UsageError: if there is no such option, or a value makes no sense.
         """
+        known = [field.name for field in dataclasses.fields(self.config_type)]
+        if unknown := sorted(given.keys() - set(known)):
+            raise UsageError(f"this recipe has no {', '.join(unknown)}; expected some of {', '.join(known)}")
         try:
             return self.config_type(**given)
         except ValueError as error:
