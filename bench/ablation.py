@@ -31,6 +31,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "softmax-sampled": {"loss": "softmax", "negatives": "uniform"},
     "bpr": {"loss": "bpr", "negatives": "uniform"},
     "margin": {"loss": "margin", "negatives": "uniform"},
+    "margin-hard": {"loss": "margin", "negatives": "hard"},
     "uniform": {"negatives": "uniform"},
     "popularity": {"negatives": "popularity"},
     "hard": {"negatives": "hard"},
