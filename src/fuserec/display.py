@@ -92,7 +92,8 @@ def manifest(manifest: Manifest, repository: Path) -> None:
     for part, network in manifest.parts.items():
         table.add_row(f"{part.replace('_', ' ')}, graph against module", _numbers(network.parity))
     if manifest.rerank is not None:
-        reordered = f"the best {manifest.rerank.candidates}, with a weight of {manifest.rerank.weight:g}; NDCG@10"
+        reordered = f"the best {manifest.rerank.candidates}, with a weight of {manifest.rerank.weight:g}; NDCG@10 of"
+        reordered += f" {manifest.rerank.users} users"
         table.add_row("the ranker reorders", f"{reordered}  {_numbers(manifest.rerank.ndcg)}")
     table.add_row("built with", ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()))
     out.print(table)

@@ -95,12 +95,14 @@ class RerankRecord:
     Attributes:
         candidates: How many of the best retrieved items it sees.
         weight: 0 keeps the retriever's order, 1 takes the ranker's.
+        users: On how many users this was measured.
         ndcg: NDCG@10 of held-out items by what was measured: `validation_before`, `validation_after`, `test_before`,
             `test_after`; the weight was chosen on the validation items.
     """
 
     candidates: int
     weight: float
+    users: int
     ndcg: dict[str, float]
 
 

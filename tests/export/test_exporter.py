@@ -1,6 +1,7 @@
 """An export is whole, true to its checkpoint, and never takes what is not its own."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,23 @@ def test_fault_half_way_leaves_the_old_repository(
         export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32", targets=("sm89",)))
     Manifest.read(copy / "recommend" / "1").verify(copy)
     assert [entry.name for entry in tmp_path.iterdir()] == ["repository"]
+
+
+def test_a_part_without_anything_to_quantize_stays_in_fp32(
+    untrained: Callable[[str, Path], None], tmp_path: Path
+) -> None:
+    untrained("text", tmp_path / "text")
+    checkpoint = Checkpoint.load(tmp_path / "text")
+    state = {name: tensor for name, tensor in checkpoint.state.items() if ".blocks." not in name}
+    arguments = checkpoint.arguments | {"n_blocks": 0}
+    plain = Checkpoint("text", arguments, checkpoint.items, checkpoint.users.clear(), {}, state, checkpoint.tokenizer)
+    plain.save(tmp_path / "plain")
+    manifest = export_checkpoint(tmp_path / "plain", tmp_path / "repository", ExportConfig(precision="int8"))
+    assert {name: part.engines["cpu"].precision for name, part in manifest.parts.items()} == {
+        "user_tower": "fp32",
+        "text_encoder": "int8",
+    }
+    untrained("mf", tmp_path / "mf")
+    with pytest.raises(ExportError, match="mf has no matrix product with weights to quantize"):
+        export_checkpoint(tmp_path / "mf", tmp_path / "other", ExportConfig(precision="int8"))
+    assert not (tmp_path / "other").exists()

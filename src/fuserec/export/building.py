@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fuserec.errors import ExportError
 from fuserec.export.config import TARGETS, ExportConfig
 from fuserec.export.onnx_graph import export_graph
 from fuserec.export.parts import Part
@@ -27,10 +26,10 @@ def build_part(
     """Write the graph of a part in the precision asked for, and an engine for each target.
 
     Returns:
-        Target to engine; `cpu` is the graph itself.
+        Target to engine; `cpu` is the graph itself. A part without anything to quantize is in float32 and says so.
 
     Raises:
-        ExportError: The part has nothing to quantize, or a target cannot run it.
+        ExportError: A target cannot run it.
     """
     name = part.name.replace("_", " ")
     on_step(f"tracing the {name} to ONNX, then to {config.precision}")
@@ -38,15 +37,18 @@ def build_part(
     traced = scratch / f"{part.name}.onnx"
     export_graph(part, traced)
     graph = bundle / graph_file(part.name)
-    convert(traced, config.precision, part.calibration, graph)
-    if config.precision == "int8" and count_quantized(graph) == 0:
-        raise ExportError(f"the {name} has no matrix product with weights to quantize; export it as fp32 or fp16")
+    precision = config.precision
+    convert(traced, precision, part.calibration, graph)
+    if precision == "int8" and count_quantized(graph) == 0:
+        on_step(f"the {name} has no matrix product with weights to quantize: it stays as it is, in fp32")
+        precision = "fp32"
+        convert(traced, precision, part.calibration, graph)
     engines = {
         "cpu": EngineRecord(
             graph_file(part.name),
             "onnxruntime",
             importlib.metadata.version("onnxruntime"),
-            config.precision,
+            precision,
             round(time.perf_counter() - start, 2),
         )
     }
@@ -56,5 +58,5 @@ def build_part(
         file = f"engines/{part.name}.{target}.engine"
         (bundle / file).write_bytes(build_engine(graph, target, part))
         seconds = round(time.perf_counter() - start, 2)
-        engines[target] = EngineRecord(file, "tensorrt-rtx", library_version(), config.precision, seconds)
+        engines[target] = EngineRecord(file, "tensorrt-rtx", library_version(), precision, seconds)
     return engines

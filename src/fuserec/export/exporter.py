@@ -62,6 +62,10 @@ def export_checkpoint(
         bundle = _copy_models(folder, models)
         (bundle / "engines").mkdir()
         engines = {part.name: build_part(part, bundle, Path(scratch), config, on_step) for part in parts}
+        if config.precision not in {engine.precision for built in engines.values() for engine in built.values()}:
+            raise ExportError(
+                f"{checkpoint.architecture} has no matrix product with weights to quantize; export it as fp32 or fp16"
+            )
 
         index = None
         if sources.retriever is not None:
@@ -133,7 +137,7 @@ def _parts(sources: Sources, config: ExportConfig) -> list[Part]:
         if isinstance(sources.retriever, TextRetriever):
             parts.append(text_encoder(sources.retriever))
     if sources.ranker is not None:
-        parts.append(ranker(sources.ranker, users, items, config.calibration_users))
+        parts.append(ranker(sources.ranker, users, items, reads_texts=sources.ranker_reads_texts))
     return parts
 
 

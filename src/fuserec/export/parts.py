@@ -22,7 +22,12 @@ Feed = dict[str, NDArray[Any]]
 
 # A ranker sees B * C pairs at once; more users than this go through it in turns.
 RANK_BATCH: Final = 8
-CHECKED_CANDIDATES: Final = 50
+# Histories and candidates that a ranker is calibrated and checked on; one that reads texts takes seconds for these.
+RANK_USERS: Final = 32
+CHECKED_CANDIDATES: Final = 20
+# Users whose held-out items tell how much a ranker is to be listened to.
+WEIGHED_USERS: Final = 2_000
+WEIGHED_TEXT_USERS: Final = 100
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Part:
         check: inputs that the graph is compared with the module on.
         max_history: items of a history that it reads, 0 where it reads none.
         order: for a part that scores candidates, which of its numbers orders them.
+        weighed_users: likewise, how many users it is weighed on against a retriever.
     """
 
     name: str
@@ -60,6 +66,7 @@ class Part:
     check: list[Feed]
     max_history: int
     order: int = 0
+    weighed_users: int = 0
 
     @property
     def signature(self) -> dict[str, str]:
@@ -112,11 +119,11 @@ def text_encoder(module: TextRetriever) -> Part:
     )
 
 
-def ranker(module: RankingModel, users: pl.DataFrame, items: pl.DataFrame, calibration_users: int) -> Part:
+def ranker(module: RankingModel, users: pl.DataFrame, items: pl.DataFrame, *, reads_texts: bool) -> Part:
     """A user, what they had, and candidates -> what each candidate scores."""
     batch, length = Axis("B", 1, 1, RANK_BATCH), _history_axis(module.config)
     candidates = Axis("C", 1, 200, MAX_CANDIDATES)
-    calibration, check = split_histories(users, items, length.max, calibration_users)
+    calibration, check = split_histories(users, items, length.max, RANK_USERS)
     rng = np.random.default_rng(0)
     n = min(CHECKED_CANDIDATES, items.height)
 
@@ -136,6 +143,7 @@ def ranker(module: RankingModel, users: pl.DataFrame, items: pl.DataFrame, calib
         feeds(check),
         length.max,
         order=0 if "click" in module.heads else 1,
+        weighed_users=WEIGHED_TEXT_USERS if reads_texts else WEIGHED_USERS,
     )
 
 

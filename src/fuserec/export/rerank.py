@@ -20,7 +20,6 @@ from fuserec.serve.blending import blend
 from fuserec.serve.engines import OnnxRuntimeEngine
 
 MIN_INTERACTIONS: Final = 3
-MAX_USERS: Final = 2_000
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,14 @@ class Reranking:
         self._items = items["item_id"].to_numpy()
         self._candidates = min(candidates, len(self._items))
         rows = np.flatnonzero((users["history"].list.len() >= MIN_INTERACTIONS).to_numpy())
-        rows = np.random.default_rng(0).permutation(rows)[:MAX_USERS]
+        rows = np.random.default_rng(0).permutation(rows)[: ranker[0].weighed_users]
         self._rows: NDArray[np.int64] = np.sort(rows)
         self._histories: list[list[int]] = users["history"][self._rows].to_list()
 
     def choose(self) -> RerankRecord:
         """Choose the weight by the second last item of every user, and measure it by the last."""
         if not len(self._rows):
-            return RerankRecord(self._candidates, 1.0, {})
+            return RerankRecord(self._candidates, 1.0, 0, {})
         validation, test = self._score(2), self._score(1)
         chosen = choose_weight(validation.retrieval, validation.rank, validation.target)
         numbers = {
@@ -79,7 +78,7 @@ class Reranking:
             for name, scored in (("validation", validation), ("test", test))
             for when, weight in (("before", 0.0), ("after", chosen.weight))
         }
-        return RerankRecord(self._candidates, chosen.weight, numbers)
+        return RerankRecord(self._candidates, chosen.weight, len(self._rows), numbers)
 
     def _score(self, held_out: int) -> _Scored:
         """Retrieve and rank for everybody as they were before their `held_out`-th last item."""

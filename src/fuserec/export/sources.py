@@ -21,6 +21,7 @@ class Sources:
         retriever: finds items; None for a ranker alone.
         ranker: scores candidates; None for a retriever alone.
         sha256: hash of the weights of each, by `retriever` and `ranker`.
+        ranker_reads_texts: whether it is a transformer over texts, which takes its time.
         ranker_metrics: what the ranker scored, where it is a checkpoint of its own.
     """
 
@@ -28,6 +29,7 @@ class Sources:
     retriever: Retriever | None
     ranker: RankingModel | None
     sha256: dict[str, str]
+    ranker_reads_texts: bool = False
     ranker_metrics: dict[str, object] | None = None
 
 
@@ -46,7 +48,7 @@ def load_sources(folder: Path, ranker_folder: Path | None) -> Sources:
     digest = sha256(folder / MODEL_FILE)
     if ranker_folder is None:
         if isinstance(module, RankingModel):
-            return Sources(checkpoint, None, module, {"ranker": digest})
+            return Sources(checkpoint, None, module, {"ranker": digest}, checkpoint.tokenizer is not None)
         if isinstance(module, Retriever):
             return Sources(checkpoint, module, None, {"retriever": digest})
         raise ExportError(f"{checkpoint.architecture} neither finds nor scores items; nothing to export")
@@ -70,4 +72,4 @@ def load_sources(folder: Path, ranker_folder: Path | None) -> Sources:
                 "train both on the same data"
             )
     digests = {"retriever": digest, "ranker": sha256(ranker_folder / MODEL_FILE)}
-    return Sources(checkpoint, module, ranker, digests, other.metrics)
+    return Sources(checkpoint, module, ranker, digests, other.tokenizer is not None, other.metrics)
