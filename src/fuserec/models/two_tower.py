@@ -169,14 +169,20 @@ class ItemTower(nn.Module):
         Returns:
             (N, dim) float32 unit vectors.
         """
-        x = self.norm(self.dropout(id_vectors + self.describe(genres, words, years)))
+        x = id_vectors
+        for part in self._parts(genres, words, years):
+            x = x + part
+        x = self.norm(self.dropout(x))
         return nn.functional.normalize(x + self.head(x), dim=-1)
 
     def describe(self, genres: Tensor, words: Tensor, years: Tensor) -> Tensor:
         """Return what is known of N items besides their ids, (N, dim) float32."""
+        return torch.stack(self._parts(genres, words, years)).sum(dim=0)
+
+    def _parts(self, genres: Tensor, words: Tensor, years: Tensor) -> list[Tensor]:
         n_words = (words != 0).sum(dim=1, keepdim=True).clamp(min=1)
-        x: Tensor = self.word(words).sum(dim=1) / n_words + self.year(years)
-        return x if self.genre is None else x + self.genre(genres)
+        parts = [self.word(words).sum(dim=1) / n_words, self.year(years)]
+        return parts if self.genre is None else [*parts, self.genre(genres)]
 
 
 class TwoTower(Retriever):
