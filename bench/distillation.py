@@ -23,7 +23,7 @@ from fuserec.train.distill import STUDENTS
 from fuserec.train.recipes import RECIPES, distilled, parse_settings
 from fuserec.train.run import Run
 
-SMALL: Final = ("dim=16", "dropout=0.2")
+SMALL: Final = ("dim=32", "dropout=0.2")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

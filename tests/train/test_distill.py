@@ -69,7 +69,7 @@ def test_the_metrics_tell_the_teacher_and_the_checkpoint_is_the_students_own(
     told = checkpoint.metrics["distilled"]
     assert told["teacher"]["architecture"] == "gru4rec"
     assert told["teacher"]["test"] == teacher.metrics["test"]
-    assert (told["distill_weight"], told["distill_temperature"], told["teacher_scale"]) == (0.5, 3.0, 0.0)
+    assert (told["distill_weight"], told["distill_temperature"], told["teacher_scale"]) == (0.9, 3.0, 0.0)
     start = Start(checkpoint, keep_ids=True)
     plain = RECIPES[start.recipe_name()].options(start.options(RECIPES[start.recipe_name()].config_type))
     assert plain == RECIPES["sasrec"].options(SMALL | {"epochs": 1})

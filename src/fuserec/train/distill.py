@@ -40,6 +40,8 @@ from fuserec.train.windows import WindowBatch, WindowLoader
 class Distillation:
     """What learning from a teacher adds to a student's own options.
 
+    The default weight was chosen by validation NDCG@10 on MovieLens-100K, of 0.5 and 0.9.
+
     Attributes:
         distill_weight: w, share of the loss that the teacher has.
         distill_temperature: T; larger values show more of what the teacher holds for unlikely.
@@ -47,7 +49,7 @@ class Distillation:
             with, which is 1 / temperature of a cosine model and 1 of the others.
     """
 
-    distill_weight: float = 0.5
+    distill_weight: float = 0.9
     distill_temperature: float = 2.0
     teacher_scale: float = 0.0
 
