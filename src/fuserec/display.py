@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fuserec.catalogue import Catalogue
@@ -24,29 +24,47 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+class Steps:
+    """Shows each step as it begins, with a bar where it is known how far it is, and with its seconds when it is done.
+
+    Called with a step, it ends the one before.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+        self._step = ""
+        self._start = 0.0
+
+    def __call__(self, step: str) -> None:
+        """Begin a step."""
+        self.finish("[green]✓[/green]")
+        self._step, self._start = step, time.perf_counter()
+        self._progress.reset(self._task, total=None, description=step)
+
+    def advance(self, done: int, total: int, what: str) -> None:
+        """Say how much of the step is done, and what was done last."""
+        self._progress.update(self._task, completed=done, total=total, description=f"{self._step} {what}".rstrip())
+
+    def finish(self, mark: str) -> None:
+        """End the step."""
+        if self._step:
+            self._progress.console.print(f"{mark} {self._step} [dim]{time.perf_counter() - self._start:.1f} s[/dim]")
+            self._step = ""
+
+
 @contextlib.contextmanager
-def steps() -> Iterator[Callable[[str], None]]:
-    """Yield a function that is told of each step as it begins; a finished step is shown with its seconds."""
-    current: list[tuple[str, float]] = []
-
-    def finish(mark: str) -> None:
-        if current:
-            step, start = current.pop()
-            err.print(f"{mark} {step} [dim]{time.perf_counter() - start:.1f} s[/dim]")
-
-    with err.status("") as status:
-
-        def begin(step: str) -> None:
-            finish("[green]✓[/green]")
-            status.update(step)
-            current.append((step, time.perf_counter()))
-
+def steps() -> Iterator[Steps]:
+    """Yield what is told of each step as it begins; the steps are shown on stderr."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24))
+    with Progress(*columns, console=err, transient=True) as progress:
+        shown = Steps(progress)
         try:
-            yield begin
+            yield shown
         except BaseException:
-            finish("[red]✗[/red]")
+            shown.finish("[red]✗[/red]")
             raise
-        finish("[green]✓[/green]")
+        shown.finish("[green]✓[/green]")
 
 
 @contextlib.contextmanager
@@ -89,8 +107,6 @@ def manifest(manifest: Manifest, repository: Path) -> None:
     for split in ("validation", "test"):
         if split in manifest.metrics:
             table.add_row(split, _numbers(manifest.metrics[split]))
-    for part, network in manifest.parts.items():
-        table.add_row(f"{part.replace('_', ' ')}, graph against module", _numbers(network.parity))
     if manifest.rerank is not None:
         reordered = f"the best {manifest.rerank.candidates}, with a weight of {manifest.rerank.weight:g}; NDCG@10 of"
         reordered += f" {manifest.rerank.users} users"
@@ -98,14 +114,21 @@ def manifest(manifest: Manifest, repository: Path) -> None:
     table.add_row("built with", ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()))
     out.print(table)
 
-    columns = ("part", "target", "runtime", "precision", "file", "bytes", "build s")
+    columns = ("part", "target", "runtime", "precision", "NDCG@10", "lost", "overlap", "file", "bytes", "build s")
     engines = Table(*columns, title="engines", title_justify="left")
     names = {name.split("/", 2)[-1]: record for name, record in manifest.files.items()}
     built = [(part, *entry) for part, network in manifest.parts.items() for entry in network.engines.items()]
     for part, target, engine in built:
         size = f"{names[engine.file].bytes:,}" if engine.file in names else "-"
         runtime = f"{engine.runtime} {engine.runtime_version}"
-        engines.add_row(part, target, runtime, engine.precision, engine.file, size, f"{engine.build_s:.1f}")
+        quality = engine.quality
+        judged = [
+            _or_dash(quality["ndcg"], ".4f"),
+            _or_dash(quality["loss"], ".2%"),
+            _or_dash(quality["overlap"], ".1%"),
+        ]
+        built_s = f"{engine.build_s:.1f}" if engine.build_s else "-"
+        engines.add_row(part, target, runtime, engine.precision, *judged, engine.file, size, built_s)
     out.print(engines)
 
     files = Table("file", "bytes", "SHA-256", title="files", title_justify="left")
@@ -157,6 +180,10 @@ def ranked(answer: Ranked, catalogue: Catalogue | None) -> None:
     if answer.ignored:
         out.print(f"{answer.ignored} ids of history and candidates are not in the catalogue", style="yellow")
     out.print(f"model version {answer.model_version}", style="dim")
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _numbers(values: dict[str, Any]) -> str:

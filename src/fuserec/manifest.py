@@ -52,8 +52,11 @@ class EngineRecord:
         file: Path relative to the bundle folder.
         runtime: `onnxruntime` or `tensorrt-rtx`.
         runtime_version: The version that built it; a TensorRT-RTX engine runs under no other.
-        precision: `fp32`, `fp16` or `int8`.
-        build_s: Seconds the build took.
+        precision: `fp32`, `fp16`, `bf16`, `int8`, `fp8` or `int8-weight-only`.
+        build_s: Seconds the build took; 0 for one that was built before.
+        parity_error: Largest error of its graph against the trained module, as a share of the largest absolute value.
+        quality: `ndcg` and `hr` (@10) of held-out items, None where there are none; `overlap` of the ten best with
+            those of float32; `loss` of NDCG@10 against float32, relative.
     """
 
     file: str
@@ -61,6 +64,8 @@ class EngineRecord:
     runtime_version: str
     precision: str
     build_s: float
+    parity_error: float
+    quality: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,11 @@ class PartRecord:
         inputs: Name to dtype and shape.
         outputs: Likewise.
         engines: Target (`cpu`, `sm89`, ...) to engine.
-        parity: How far the exported graph is from the trained module.
     """
 
     inputs: dict[str, str]
     outputs: dict[str, str]
     engines: dict[str, EngineRecord]
-    parity: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Manifest:
     Attributes:
         created: UTC time of the export, ISO 8601.
         architecture: Name of the model architecture, such as `two-tower`.
-        precision: Precision of every engine in the bundle.
+        precision: What was asked for: `auto`, or the precision of every engine that has something to quantize.
         models: What is served, the front door first.
         dim: Length D of user and item vectors; 0 where nothing is retrieved.
         n_users: Users the checkpoint was trained on.

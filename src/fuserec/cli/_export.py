@@ -19,23 +19,39 @@ if TYPE_CHECKING:
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder written by `fuserec train`.")],
     repository: Annotated[Path, typer.Option(help="Folder to write the model repository into.")],
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "int8",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto (the fastest that passes the gate, for each target), fp32, fp16, bf16, int8, fp8 or int8-weight-only."
+        ),
+    ] = "auto",
     target: Annotated[
-        list[str] | None, typer.Option(help="GPU to build an engine for: sm80, sm86, sm89, sm120; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="What to build engines for, repeatable: cpu (always built), sm75, sm80, sm86, sm89, sm120 (TensorRT-RTX, "
+            "built here ahead of time), tensorrt-sm80, -sm89, -sm90, -sm100 (TensorRT, on that GPU)."
+        ),
     ] = None,
+    calibration: Annotated[
+        str, typer.Option(help="How ranges of quantized activations are chosen: max, entropy or percentile.")
+    ] = "max",
+    max_ndcg_loss: Annotated[float, typer.Option(help="Relative loss of NDCG@10 that the gate lets pass.")] = 0.01,
+    min_overlap: Annotated[float, typer.Option(help="Share of the ten best items that must stay.")] = 0.95,
+    accept_quality_loss: Annotated[bool, typer.Option(help="Publish what does not pass the gate, too.")] = False,
     ranker: Annotated[
         Path | None, typer.Option(help="Checkpoint of a ranker that is to reorder what this one finds.")
     ] = None,
     candidates: Annotated[int, typer.Option(help="How many of the best found items the ranker sees.")] = 200,
     as_json: JsonFlag = False,
 ) -> None:
-    """Export a checkpoint: ONNX, quantized engines, item index, and a manifest of it all."""
+    """Export a checkpoint: quantized engines that pass a gate on ranking quality, item index, and a manifest of it all."""
     from fuserec import display
-    from fuserec.export import ExportConfig, export_checkpoint
+    from fuserec.export import ExportConfig, Gate, export_checkpoint
 
-    config = ExportConfig(precision, tuple(target or ()), ranker=ranker, candidates=candidates)
-    with display.steps() as on_step:
-        manifest = export_checkpoint(checkpoint, repository, config, on_step=on_step)
+    gate = Gate(max_ndcg_loss, min_overlap, accept_quality_loss)
+    config = ExportConfig(precision, tuple(target or ()), calibration, gate=gate, ranker=ranker, candidates=candidates)
+    with display.steps() as steps:
+        manifest = export_checkpoint(checkpoint, repository, config, on_step=steps, on_build=steps.advance)
     _show_manifest(manifest, repository, as_json)
 
 

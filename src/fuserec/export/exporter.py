@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import importlib.resources
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from fuserec.contract import ENCODE, EXPLAIN, RANK, RANKER, RECOMMEND, SEARCH, TEXT_ENCODER, USER_TOWER
 from fuserec.errors import BundleError, ExportError
-from fuserec.export.building import build_part, graph_file
 from fuserec.export.config import ExportConfig
-from fuserec.export.parity import compare
+from fuserec.export.gate import choose_engines
+from fuserec.export.ladder import BuiltEngine, Ladder, OnBuild, OnStep, ask, climb, trace
 from fuserec.export.parts import Part, ranker, text_encoder, user_tower
+from fuserec.export.report import tool_versions, write_report
 from fuserec.export.rerank import Reranking
 from fuserec.export.sources import Sources, load_sources
+from fuserec.export.targets import CPU, TARGETS
+from fuserec.export.tensorrt import check_target
 from fuserec.files import replacing_folder
 from fuserec.kernels import ItemIndex
-from fuserec.manifest import FileRecord, Manifest, PartRecord, TextRecord, bundle_folder
+from fuserec.manifest import EngineRecord, FileRecord, Manifest, PartRecord, TextRecord, bundle_folder
 from fuserec.models.text import TextRetriever
+from fuserec.tokens import Tokenizer
 
-TOOLS = ("fuserec", "torch", "onnx", "onnxruntime", "numpy", "tensorrt-rtx")
 VERSION = "1"
 
 
@@ -32,7 +35,8 @@ def export_checkpoint(
     repository: Path,
     config: ExportConfig | None = None,
     *,
-    on_step: Callable[[str], None] = lambda step: None,
+    on_step: OnStep = lambda step: None,
+    on_build: OnBuild = lambda done, total, what: None,
 ) -> Manifest:
     """Export a checkpoint as a model repository.
 
@@ -43,6 +47,7 @@ def export_checkpoint(
         repository: Folder to write; one that exists must be empty or an earlier export.
         config: Options.
         on_step: Called with a line about each step before it begins.
+        on_build: Called with how many engines of how many are built, and what was built last.
 
     Returns:
         The manifest of what was published.
@@ -53,41 +58,30 @@ def export_checkpoint(
     """
     config = config or ExportConfig()
     _refuse_foreign(repository)
+    for target in config.targets:
+        if target != CPU:
+            check_target(TARGETS[target])
     on_step("reading the checkpoint")
     sources = load_sources(checkpoint_folder, config.ranker)
     checkpoint = sources.checkpoint
     models = _models(sources)
-    parts = _parts(sources, config)
-    with replacing_folder(repository) as folder, tempfile.TemporaryDirectory() as scratch:
+    index = _index(sources, on_step)
+    parts = _parts(sources, index, config)
+    with replacing_folder(repository) as folder, tempfile.TemporaryDirectory() as made:
+        scratch = Path(made)
+        ladders = [_climb(part, config, scratch, on_step, on_build) for part in parts]
+        chosen = {ladder.part.name: choose_engines(ladder, config) for ladder in ladders}
         bundle = _copy_models(folder, models)
         (bundle / "engines").mkdir()
-        engines = {part.name: build_part(part, bundle, Path(scratch), config, on_step) for part in parts}
-        if config.precision not in {engine.precision for built in engines.values() for engine in built.values()}:
-            raise ExportError(
-                f"{checkpoint.architecture} has no matrix product with weights to quantize; export it as fp32 or fp16"
-            )
-
-        index = None
-        if sources.retriever is not None:
-            on_step("encoding the items and writing the index")
-            vectors = sources.retriever.item_vectors().numpy()
-            index = ItemIndex.build(vectors, checkpoint.items["item_id"].to_numpy())
+        records = {ladder.part.name: _publish(ladder, chosen[ladder.part.name], bundle) for ladder in ladders}
+        on_step("writing the report, the tables and the index")
+        write_report(ladders, chosen, config, checkpoint.architecture, bundle)
+        if index is not None:
             index.save(bundle / "index.safetensors")
         checkpoint.items.write_parquet(bundle / "items.parquet")
         checkpoint.users.write_parquet(bundle / "users.parquet")
-        if checkpoint.tokenizer is not None and TEXT_ENCODER in engines:
+        if checkpoint.tokenizer is not None and TEXT_ENCODER in records:
             (bundle / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
-
-        on_step("comparing the exported graphs with the trained modules")
-        records = {
-            part.name: PartRecord(
-                part.signature,
-                {part.output: part.shape},
-                engines[part.name],
-                compare(bundle / graph_file(part.name), part, None if part.name == RANKER else index),
-            )
-            for part in parts
-        }
         rerank = None
         by_name = {part.name: (part, bundle / graph_file(part.name)) for part in parts}
         if index is not None and RANKER in by_name:
@@ -112,7 +106,7 @@ def export_checkpoint(
             rerank=rerank,
             checkpoint_sha256=sources.sha256,
             metrics=metrics,
-            tools={tool: importlib.metadata.version(tool) for tool in TOOLS},
+            tools=tool_versions(),
             files={
                 str(path.relative_to(folder)): FileRecord.of(path)
                 for path in sorted(folder.rglob("*"))
@@ -123,21 +117,66 @@ def export_checkpoint(
     return manifest
 
 
+def graph_file(part: str) -> str:
+    """Return where the graph of a part lies, relative to the bundle."""
+    return f"engines/{part}.cpu.onnx"
+
+
+def _climb(part: Part, config: ExportConfig, scratch: Path, on_step: OnStep, on_build: OnBuild) -> Ladder:
+    on_step(f"{part.title}: tracing to ONNX")
+    traced = trace(part, scratch)
+    reference = ask(traced, part, "fp32")
+    return climb(part, traced, reference, scratch, config, on_step, on_build)
+
+
+def _publish(ladder: Ladder, chosen: dict[str, BuiltEngine], bundle: Path) -> PartRecord:
+    """Copy the chosen engines of a part into the bundle."""
+    part = ladder.part
+    engines = {}
+    for target, engine in chosen.items():
+        file = graph_file(part.name) if target == CPU else f"engines/{part.name}.{target}.engine"
+        shutil.copyfile(engine.path, bundle / file)
+        engines[target] = EngineRecord(
+            file,
+            engine.target.runtime,
+            engine.runtime_version,
+            engine.rung.effective,
+            round(engine.build_s, 2),
+            engine.rung.parity,
+            asdict(engine.rung.quality),
+        )
+    return PartRecord(part.signature, {part.output: part.shape}, engines)
+
+
+def _index(sources: Sources, on_step: OnStep) -> ItemIndex | None:
+    if sources.retriever is None:
+        return None
+    on_step("encoding the items and building the index")
+    vectors = sources.retriever.item_vectors().numpy()
+    return ItemIndex.build(vectors, sources.checkpoint.items["item_id"].to_numpy())
+
+
 def _models(sources: Sources) -> list[str]:
     """Return what is served, the front door first."""
     retrieving = [RECOMMEND, ENCODE, SEARCH, EXPLAIN] if sources.retriever is not None else []
     return retrieving + ([RANK] if sources.ranker is not None else [])
 
 
-def _parts(sources: Sources, config: ExportConfig) -> list[Part]:
-    users, items = sources.checkpoint.users, sources.checkpoint.items
+def _parts(sources: Sources, index: ItemIndex | None, config: ExportConfig) -> list[Part]:
+    checkpoint = sources.checkpoint
+    users, items = checkpoint.users, checkpoint.items
     parts = []
-    if sources.retriever is not None:
-        parts.append(user_tower(sources.retriever, users, items, config.calibration_users))
+    if index is not None:
+        assert sources.retriever is not None
+        parts.append(user_tower(sources.retriever, users, items, index, config.calibration_users))
         if isinstance(sources.retriever, TextRetriever):
-            parts.append(text_encoder(sources.retriever))
+            assert checkpoint.tokenizer is not None
+            text = _text_record(sources)
+            tokenizer = Tokenizer(checkpoint.tokenizer, max_tokens=text.max_tokens, pad_id=text.pad_id)
+            parts.append(text_encoder(sources.retriever, items, index, tokenizer))
     if sources.ranker is not None:
-        parts.append(ranker(sources.ranker, users, items, reads_texts=sources.ranker_reads_texts))
+        reads_texts = sources.ranker_reads_texts
+        parts.append(ranker(sources.ranker, users, items, config.calibration_users, reads_texts=reads_texts))
     return parts
 
 

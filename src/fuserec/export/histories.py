@@ -1,4 +1,4 @@
-"""Real histories of a checkpoint as inputs of the user tower, split into those that calibrate and those that check."""
+"""Real histories of a checkpoint as inputs of the user tower: of users who calibrate, and of others who judge."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+
+from fuserec.export.judging import NOBODY
 
 SHORT = 5
 MADE_UP = 64
@@ -26,30 +28,81 @@ class Histories:
     items: NDArray[np.int64]
 
 
-def split_histories(
-    users: pl.DataFrame, items: pl.DataFrame, max_history: int, calibration_users: int
-) -> tuple[Histories, Histories]:
-    """Return the histories for calibration and for the parity check, of different users where there are enough.
+@dataclass(frozen=True)
+class HeldOut:
+    """Users before what they consumed last.
 
-    Every user appears three times: as they are, as somebody unknown with the same history, and with only their
-    last few items, so that the ranges of all ways to be called are seen. Where no user is known, histories are drawn.
+    Attributes:
+        histories: n of them, without the last item.
+        seen: n arrays of item ids, all of the history but its last.
+        targets: (n,) int64 item ids, the last of each history.
+        known: whether these are real users; else the targets are `NOBODY`.
+    """
+
+    histories: Histories
+    seen: list[NDArray[np.int64]]
+    targets: NDArray[np.int64]
+    known: bool
+
+
+def split_users(users: pl.DataFrame, calibration_users: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the lines of users who calibrate, at most half of them, and of those who judge: all the others.
+
+    One user alone does both.
+    """
+    order = np.random.default_rng(0).permutation(users.height)
+    half = min(calibration_users, max(1, users.height // 2))
+    return order[:half], order[half:] if users.height > 1 else order
+
+
+def user_inputs(users: pl.DataFrame, items: pl.DataFrame, lines: NDArray[np.int64], max_history: int) -> Histories:
+    """Return inputs that show all ways to be called, to calibrate by.
+
+    Every user appears three times: as they are, as somebody unknown with the same history, and with only their last
+    few items. Where no user is known, histories are drawn.
 
     Args:
         users: `users.parquet` of a checkpoint: user_id, history.
         items: `items.parquet` of a checkpoint, in row order.
-        max_history: Length that longer histories are cut to.
-        calibration_users: Users in each of the two sets, at most.
+        lines: of `users`.
+        max_history: length that longer histories are cut to.
     """
-    ids = items["item_id"].to_numpy()
     if users.is_empty():
-        return _made_up(len(ids), max_history, 0), _made_up(len(ids), max_history, 1)
-    order = np.random.default_rng(0).permutation(users.height)
-    half = min(calibration_users, max(1, users.height // 2))
-    others = order[half : 2 * half] if users.height > 1 else order
-    return _inputs(users, order[:half], ids, max_history), _inputs(users, others, ids, max_history)
+        return _made_up(items.height, max_history, 0)
+    padded = padded_rows(users["history"].gather(lines).to_list(), items["item_id"].to_numpy(), max_history)
+    short = padded.copy()
+    short[:, : max(0, max_history - SHORT)] = 0
+    return Histories(
+        np.concatenate([lines + 1, np.zeros_like(lines), lines + 1]), np.concatenate([padded, padded, short])
+    )
 
 
-def padded_rows(histories: Sequence[Sequence[int]], item_ids: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+def held_out(users: pl.DataFrame, items: pl.DataFrame, lines: NDArray[np.int64], max_history: int) -> HeldOut:
+    """Return users as they were before their last item, which training held out for the test, and that item.
+
+    Users of one item are left out. Where nobody is left, histories are made up, and what comes next is not known.
+
+    Args:
+        users: `users.parquet` of a checkpoint: user_id, history.
+        items: `items.parquet` of a checkpoint, in row order.
+        lines: of `users`.
+        max_history: length that longer histories are cut to.
+    """
+    histories = [history.to_numpy() for history in users["history"].gather(lines)] if len(lines) else []
+    asked = [(line, history) for line, history in zip(lines, histories, strict=True) if len(history) > 1]
+    if not asked:
+        drawn = _made_up(items.height, max_history, 1)
+        nothing = [np.empty(0, dtype=np.int64)] * MADE_UP
+        return HeldOut(drawn, nothing, np.full(MADE_UP, NOBODY), known=False)
+    seen = [history[:-1] for _, history in asked]
+    padded = padded_rows(seen, items["item_id"].to_numpy(), max_history)
+    rows = np.array([line + 1 for line, _ in asked], dtype=np.int64)
+    return HeldOut(Histories(rows, padded), seen, np.array([history[-1] for _, history in asked]), known=True)
+
+
+def padded_rows(
+    histories: Sequence[Sequence[int] | NDArray[np.int64]], item_ids: NDArray[np.int64], width: int
+) -> NDArray[np.int64]:
     """Return the last `width` items of each history as rows, newest last, padded with 0 on the left: (n, width) int64.
 
     Args:
@@ -70,10 +123,3 @@ def _made_up(n_items: int, max_history: int, seed: int) -> Histories:
     items = rng.integers(1, n_items + 1, (MADE_UP, max_history))
     items[np.arange(max_history) < max_history - rng.integers(1, SHORT + 1, (MADE_UP, 1))] = 0
     return Histories(np.zeros(MADE_UP, dtype=np.int64), items)
-
-
-def _inputs(users: pl.DataFrame, rows: NDArray[np.int64], item_ids: NDArray[np.int64], max_history: int) -> Histories:
-    padded = padded_rows(users["history"][rows].to_list(), item_ids, max_history)
-    short = padded.copy()
-    short[:, : max(0, max_history - SHORT)] = 0
-    return Histories(np.concatenate([rows + 1, np.zeros_like(rows), rows + 1]), np.concatenate([padded, padded, short]))

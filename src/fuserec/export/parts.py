@@ -1,4 +1,4 @@
-"""The networks of a checkpoint that are exported, each with its inputs, and data to calibrate and check it by."""
+"""The networks of a checkpoint that are exported, each with its inputs, and data to calibrate, check and judge it by."""
 
 from __future__ import annotations
 
@@ -13,21 +13,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fuserec.contract import MAX_BATCH, MAX_CANDIDATES, RANKER, TEXT_ENCODER, USER_TOWER
-from fuserec.export.histories import Histories, split_histories
+from fuserec.export.histories import HeldOut, Histories, held_out, split_users, user_inputs
+from fuserec.export.judging import NOBODY, Questions, best_candidates, best_items
+from fuserec.kernels import ItemIndex
 from fuserec.models.ranking_model import RankingModel
 from fuserec.models.retriever import Retriever, RetrieverConfig
 from fuserec.models.text import TextRetriever
+from fuserec.tokens import Tokenizer
 
 Feed = dict[str, NDArray[Any]]
 
 # A ranker sees B * C pairs at once; more users than this go through it in turns.
 RANK_BATCH: Final = 8
-# Histories and candidates that a ranker is calibrated and checked on; one that reads texts takes seconds for these.
+# How many people or texts the gate asks about, at most; a ranker that reads texts takes seconds for these.
+JUDGED: Final = 2_000
+JUDGED_BY_TEXT_RANKER: Final = 32
+# Histories and candidates that a ranker is calibrated on, and candidates that it is judged by.
 RANK_USERS: Final = 32
 CHECKED_CANDIDATES: Final = 20
+JUDGED_CANDIDATES: Final = 100
 # Users whose held-out items tell how much a ranker is to be listened to.
 WEIGHED_USERS: Final = 2_000
 WEIGHED_TEXT_USERS: Final = 100
+# Batches that a graph is compared with its module on; the largest is what the part takes at once.
+PARITY_BATCHES: Final = (1, 7, MAX_BATCH)
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,9 @@ class Part:
         inputs: name to axes.
         output: its name.
         shape: the output's dtype and shape, for the manifest.
-        calibration: inputs that the int8 ranges are taken from, a dict a batch.
-        check: inputs that the graph is compared with the module on.
+        calibration: inputs that the ranges of activations are taken from, a dict a batch.
+        check: inputs that the graph is compared with the module on: few and many, short and long.
+        questions: what the graph is judged by.
         max_history: items of a history that it reads, 0 where it reads none.
         order: for a part that scores candidates, which of its numbers orders them.
         weighed_users: likewise, how many users it is weighed on against a retriever.
@@ -64,6 +74,7 @@ class Part:
     shape: str
     calibration: list[Feed]
     check: list[Feed]
+    questions: Questions
     max_history: int
     order: int = 0
     weighed_users: int = 0
@@ -76,6 +87,11 @@ class Part:
             for name, axes in self.inputs.items()
         }
 
+    @property
+    def title(self) -> str:
+        """Its name, for people."""
+        return self.name.replace("_", " ")
+
     @torch.inference_mode()
     def run(self, feed: Feed) -> NDArray[np.float32]:
         """Run the trained module on one batch."""
@@ -83,68 +99,113 @@ class Part:
         return output.numpy()
 
 
-def user_tower(module: Retriever, users: pl.DataFrame, items: pl.DataFrame, calibration_users: int) -> Part:
+def user_tower(
+    module: Retriever, users: pl.DataFrame, items: pl.DataFrame, index: ItemIndex, calibration_users: int
+) -> Part:
     """Who a user is and what they had -> their vector."""
     batch, length = Axis("B", 1, 8, MAX_BATCH), _history_axis(module.config)
-    calibration, check = split_histories(users, items, length.max, calibration_users)
+    calibrating, judged = split_users(users, calibration_users)
+    asked = held_out(users, items, judged[:JUDGED], length.max)
+    feeds = _history_feeds(asked.histories, MAX_BATCH)
+    seen = [asked.seen[at : at + MAX_BATCH] for at in range(0, len(asked.seen), MAX_BATCH)]
+    about = f"what {len(asked.seen):,} users consumed next" if asked.known else "items for made-up histories"
     return Part(
         USER_TOWER,
         module.user_tower,
         {"user": (batch,), "history": (batch, length)},
         "user_vector",
-        f"float32 (B, {module.item_vectors().shape[1]})",
-        _history_feeds(calibration, MAX_BATCH),
-        _history_feeds(check, MAX_BATCH),
+        f"float32 (B, {index.dim})",
+        _history_feeds(user_inputs(users, items, calibrating, length.max), MAX_BATCH),
+        _cut({"user": asked.histories.users, "history": asked.histories.items}, MAX_BATCH, length, "history"),
+        Questions(about, feeds, asked.targets, best_items(index, seen)),
         length.max,
     )
 
 
-def text_encoder(module: TextRetriever) -> Part:
+def text_encoder(module: TextRetriever, items: pl.DataFrame, index: ItemIndex, tokenizer: Tokenizer) -> Part:
     """Tokens of any text -> a vector among those of the items."""
     limit = module.config.max_tokens
     batch, length = Axis("B", 1, 1, MAX_BATCH), Axis("T", 1, min(32, limit), limit)
-    order = torch.randperm(module.config.n_items, generator=torch.Generator().manual_seed(0)) + 1
-    feeds = [{"tokens": module.tokens[rows].numpy()} for rows in torch.split(order[: 8 * MAX_BATCH], MAX_BATCH)]
-    # With few items both halves are the same.
-    half = max(1, len(feeds) // 2)
+    order = np.random.default_rng(0).permutation(items.height)
+    half = max(1, min(4 * MAX_BATCH, items.height // 2))
+    # With one item both sets are the same.
+    asked = order[half:][:JUDGED] if items.height > 1 else order
+    texts = module.tokens[torch.from_numpy(order[:half] + 1)]
+    tokens = tokenizer(items["title"].gather(asked).to_list())
+    feeds = [{"tokens": tokens[at : at + MAX_BATCH]} for at in range(0, len(tokens), MAX_BATCH)]
     return Part(
         TEXT_ENCODER,
         module.encoder,
         {"tokens": (batch, length)},
         "text_vector",
         f"float32 (B, {module.config.dim})",
-        feeds[:half],
-        feeds[half:] or feeds,
+        [{"tokens": chunk.numpy()} for chunk in torch.split(texts, MAX_BATCH)],
+        _cut({"tokens": module.tokens[torch.from_numpy(asked + 1)].numpy()}, MAX_BATCH, length, "tokens"),
+        Questions(
+            f"which of {items.height:,} items has this title, for {len(asked):,} titles",
+            feeds,
+            items["item_id"].gather(asked).to_numpy(),
+            best_items(index, [[np.empty(0, dtype=np.int64)] * len(feed["tokens"]) for feed in feeds]),
+        ),
         0,
     )
 
 
-def ranker(module: RankingModel, users: pl.DataFrame, items: pl.DataFrame, *, reads_texts: bool) -> Part:
+def ranker(
+    module: RankingModel, users: pl.DataFrame, items: pl.DataFrame, calibration_users: int, *, reads_texts: bool
+) -> Part:
     """A user, what they had, and candidates -> what each candidate scores."""
     batch, length = Axis("B", 1, 1, RANK_BATCH), _history_axis(module.config)
     candidates = Axis("C", 1, 200, MAX_CANDIDATES)
-    calibration, check = split_histories(users, items, length.max, RANK_USERS)
+    calibrating, judged = split_users(users, min(calibration_users, RANK_USERS))
+    asked = held_out(users, items, judged[: JUDGED_BY_TEXT_RANKER if reads_texts else JUDGED], length.max)
     rng = np.random.default_rng(0)
-    n = min(CHECKED_CANDIDATES, items.height)
+    few = min(CHECKED_CANDIDATES, items.height)
+    n_candidates = few if reads_texts else min(JUDGED_CANDIDATES, items.height)
 
-    def feeds(histories: Histories) -> list[Feed]:
-        return [
-            feed | {"candidates": rng.integers(1, items.height + 1, (len(feed["user"]), n))}
-            for feed in _history_feeds(histories, RANK_BATCH)
-        ]
+    def drawn(feeds: list[Feed], count: int) -> list[Feed]:
+        draw = rng.integers
+        return [feed | {"candidates": draw(1, items.height + 1, (len(feed["user"]), count))} for feed in feeds]
 
+    order = 0 if "click" in module.heads else 1
+    feeds = drawn(_history_feeds(asked.histories, RANK_BATCH), n_candidates)
+    targets = _place_targets(feeds, asked, items, rng)
+    check = {"user": asked.histories.users, "history": asked.histories.items}
     return Part(
         RANKER,
         module.rank_tower,
         {"user": (batch,), "history": (batch, length), "candidates": (batch, candidates)},
         "scores",
         "float32 (B, C, 2): click logit, rating",
-        feeds(calibration),
-        feeds(check),
+        drawn(_history_feeds(user_inputs(users, items, calibrating, length.max), RANK_BATCH), few),
+        drawn(_cut(check, RANK_BATCH, length, "history"), few),
+        Questions(
+            f"which of {n_candidates} candidates {len(asked.seen):,} users consumed next",
+            feeds,
+            targets,
+            best_candidates(feeds, order),
+        ),
         length.max,
-        order=0 if "click" in module.heads else 1,
+        order=order,
         weighed_users=WEIGHED_TEXT_USERS if reads_texts else WEIGHED_USERS,
     )
+
+
+def _place_targets(
+    feeds: list[Feed], asked: HeldOut, items: pl.DataFrame, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Put what each user consumed next among their candidates, in place; return the rows of these, (n,)."""
+    if not asked.known:
+        return np.full(len(asked.targets), NOBODY)
+    rows = np.searchsorted(items["item_id"].to_numpy(), asked.targets) + 1
+    at = 0
+    for feed in feeds:
+        table = feed["candidates"]
+        here = rows[at : at + len(table)]
+        table[table == here[:, None]] = 0  # drawn by chance, it would stand there twice; row 0 is nothing
+        table[np.arange(len(table)), rng.integers(0, table.shape[1], len(table))] = here
+        at += len(table)
+    return rows
 
 
 def _history_axis(config: RetrieverConfig) -> Axis:
@@ -156,3 +217,15 @@ def _history_feeds(histories: Histories, size: int) -> list[Feed]:
         {"user": histories.users[at : at + size], "history": histories.items[at : at + size]}
         for at in range(0, len(histories.users), size)
     ]
+
+
+def _cut(feed: Feed, largest: int, length: Axis, cut: str) -> list[Feed]:
+    """Return few and many rows of some inputs, one of which is cut to its shortest and its longest."""
+    keep_end = cut == "history"  # histories are padded on the left, texts on the right
+    found = []
+    for rows in sorted({min(batch, largest) for batch in PARITY_BATCHES}):
+        chosen = {name: np.resize(values, (rows, *values.shape[1:])) for name, values in feed.items()}
+        for columns in sorted({length.min, length.max}):
+            values = chosen[cut]
+            found.append(chosen | {cut: values[:, -columns:] if keep_end else values[:, :columns]})
+    return found

@@ -1,92 +1,51 @@
-"""A float32 ONNX graph in another precision."""
+"""A float32 graph in another precision, as its target is to have it."""
 
 from __future__ import annotations
 
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal
 
-import onnx
-from numpy.typing import NDArray
+import onnx_ir as ir
 
-Feed = dict[str, NDArray[Any]]
+from fuserec.export.halving import round_to_bf16, to_bf16, to_fp16
+from fuserec.export.quantize import FP8, INT8, INT8_WEIGHTS, quantize
+
+SCHEMES: Final = {"int8": INT8, "fp8": FP8, "int8-weight-only": INT8_WEIGHTS}
+
+# What a graph is for: to run on a CPU, to become an engine for a GPU, or to compute on a CPU what that engine will.
+Use = Literal["cpu", "gpu", "emulation"]
 
 
-def convert(source: Path, precision: str, calibration: Sequence[Feed], path: Path) -> None:
-    """Write the graph `source` (float32) as `path` in `precision`.
+def convert(source: Path, precision: str, use: Use, largest: Mapping[str, float], path: Path) -> int:
+    """Write the graph `source` in a precision as `path`.
 
-    - `fp16`: weights and arithmetic in float16; inputs and outputs stay as they are.
-    - `int8`: Q/DQ nodes around the matrix products with weights: symmetric int8, a scale per output channel for
-      weights and per tensor for activations. The scales of activations are the ranges seen on `calibration`.
-      Both operands are signed, which no CPU saturates on and which TensorRT asks for.
+    - `fp32`: as it is.
+    - `fp16`, `bf16`: weights and arithmetic; inputs and outputs stay as they are.
+    - `int8`, `fp8`: both operands of the products with weights.
+    - `int8-weight-only`: the weights of these products; arithmetic as in the rest.
+
+    What is not quantized stays in float32 for a CPU and is float16 for a GPU, as each has it fastest. An emulation is
+    the graph for the GPU, but for what ONNX Runtime cannot compute in half precision: that is computed in float32, and
+    rounded on the way in and out as tensor cores do.
 
     Args:
-        source: Float32 graph.
-        precision: `fp32`, `fp16` or `int8`.
-        calibration: Inputs of the graph, a dict a batch; read for `int8` alone.
-        path: Where to write.
+        source: float32 graph.
+        precision: one of `targets.PRECISIONS`.
+        use: what the graph is for.
+        largest: largest absolute values of the activations, from `calibration.largest_values`; for `int8` and `fp8`.
+        path: where to write.
+
+    Returns:
+        How many products were quantized.
     """
-    if precision == "fp32":
-        path.write_bytes(source.read_bytes())
-    elif precision == "fp16":
-        _to_fp16(source, path)
-    else:
-        _to_int8(source, calibration, path)
-
-
-def _to_fp16(source: Path, path: Path) -> None:
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it warns of weights that round to zero, which they may
-        onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), path)
-
-
-def _to_int8(source: Path, calibration: Sequence[Feed], path: Path) -> None:
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the library has no types
-        def __init__(self, feeds: Sequence[Feed]) -> None:
-            self._feeds: Iterator[Feed] = iter(feeds)
-
-        def get_next(self) -> Feed | None:
-            return next(self._feeds, None)
-
-    with tempfile.TemporaryDirectory() as scratch:
-        prepared = Path(scratch) / "prepared.onnx"
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            path,
-            Reader(calibration),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                # Scores times values have no weights; their error would not be bounded by a per-channel scale.
-                "MatMulConstBOnly": True,
-            },
-        )
-
-
-def count_quantized(path: Path) -> int:
-    """Return how many matrix products of a graph take a dequantized int8 weight."""
-    graph = onnx.load(path).graph
-    makers = {output: node.op_type for node in graph.node for output in node.output}
-    return sum(
-        node.op_type in ("MatMul", "Gemm") and makers.get(node.input[1]) == "DequantizeLinear" for node in graph.node
-    )
+    model = ir.load(source)
+    quantized = 0
+    if precision == "bf16":
+        (round_to_bf16 if use == "emulation" else to_bf16)(model)
+    elif precision == "fp16" or (precision in SCHEMES and use != "cpu"):
+        model = to_fp16(model, recurrent=use == "gpu")
+    if precision in SCHEMES:
+        quantized = quantize(model, SCHEMES[precision], largest)
+    ir.save(model, path)
+    return quantized

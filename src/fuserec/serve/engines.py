@@ -33,15 +33,19 @@ class OnnxRuntimeEngine:
         path: The `.onnx` file.
         threads: Threads inside one operator. The towers are small, so one thread answers a request soonest, and
             leaves the other cores to the search and to other instances.
+        fuse: Whether products between dequantized operands may be computed in 8 bits, which is faster, but is not
+            there for 8-bit floats; else they are computed as the graph is written.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1) -> None:
+    def __init__(self, path: Path, *, threads: int = 1, fuse: bool = True) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if not fuse:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._outputs = [output.name for output in self._session.get_outputs()]
 

@@ -1,0 +1,189 @@
+"""One part of a model in every precision: its graphs, what they cost in ranking, and the engines of every target."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fuserec.export.calibration import largest_values
+from fuserec.export.config import ExportConfig, Gate
+from fuserec.export.gate import refusal
+from fuserec.export.judging import Ids, Quality, judge
+from fuserec.export.onnx_graph import export_graph
+from fuserec.export.parity import check_parity
+from fuserec.export.parts import Part
+from fuserec.export.precision import SCHEMES, convert
+from fuserec.export.targets import AUTO, CPU, TARGETS, Target
+from fuserec.export.tensorrt import build_engine, library_version
+from fuserec.export.timing import latencies_ms
+from fuserec.serve.engines import OnnxRuntimeEngine
+
+OnStep = Callable[[str], None]
+OnBuild = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One precision of a part, for the CPU or for GPUs.
+
+    Attributes:
+        precision: what was asked for.
+        kind: `cpu` or `gpu`.
+        graph: what is run on a CPU, or becomes an engine.
+        effective: the precision that it has: without anything to quantize it is that of the rest.
+        quantized: how many products were quantized.
+        parity: largest error against the module, as a share of the largest absolute value.
+        quality: of the lists that follow from it.
+        refusal: why the gate does not let it pass; None if it does.
+    """
+
+    precision: str
+    kind: str
+    graph: Path
+    effective: str
+    quantized: int
+    parity: float
+    quality: Quality
+    refusal: str | None
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine of one rung for one target.
+
+    Attributes:
+        target: what it is for.
+        rung: what it was built from.
+        path: where it lies until it is published.
+        runtime_version: of the library that built it.
+        build_s: seconds that the build took, or had taken when it was built.
+        latency_ms: median time of one call with one row on this machine; None for what this machine does not have.
+    """
+
+    target: Target
+    rung: Rung
+    path: Path
+    runtime_version: str
+    build_s: float
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All rungs and engines of a part."""
+
+    part: Part
+    rungs: list[Rung]
+    engines: list[BuiltEngine]
+
+
+def trace(part: Part, scratch: Path) -> Path:
+    """Return the float32 graph of a part, written into `scratch`."""
+    path = scratch / f"{part.name}.fp32.onnx"
+    export_graph(part, path)
+    return path
+
+
+def ask(graph: Path, part: Part, precision: str) -> Ids:
+    """Put a part's questions to a graph on the CPU: (n, 10) int64."""
+    engine = OnnxRuntimeEngine(graph, threads=os.cpu_count() or 1, fuse=precision != "fp8")
+    return part.questions.ask(lambda feed: engine.run(feed)[part.output])
+
+
+def climb(
+    part: Part, traced: Path, reference: Ids, scratch: Path, config: ExportConfig, on_step: OnStep, on_build: OnBuild
+) -> Ladder:
+    """Build and judge a part in the precisions that are asked for.
+
+    Args:
+        part: what to build.
+        traced: its float32 graph.
+        reference: the lists that float32 gives to its questions.
+        scratch: folder for graphs and engines.
+        config: precision, targets, gate.
+        on_step: told of each step as it begins.
+        on_build: told how many engines of how many are built, and which is next.
+
+    Raises:
+        ExportError: A graph is not the module, a target cannot run it, or nothing passes the gate.
+    """
+    targets = [TARGETS[name] for name in config.targets]
+    runnable = {(target.kind, precision): None for target in targets for precision in target.precisions}
+    wanted = [rung for rung in runnable if config.precision in (AUTO, rung[1])]
+    largest = {}
+    if {"int8", "fp8"} & {precision for _, precision in wanted}:
+        on_step(f"{part.title}: calibrating on real inputs ({config.calibration})")
+        largest = largest_values(traced, part.calibration, config.calibration)
+    rungs = []
+    for kind, precision in wanted:
+        on_step(f"{part.title}: {precision} for {kind.upper()}s, compared with the module and judged")
+        rung = _rung(part, traced, reference, largest, kind, precision, scratch, config.gate)
+        if config.precision != AUTO or rung.effective == precision:
+            rungs.append(rung)
+    on_step(f"{part.title}: building engines")
+    engines = _build(part, targets, rungs, scratch, on_build)
+    return Ladder(part, rungs, engines)
+
+
+def _rung(
+    part: Part,
+    traced: Path,
+    reference: Ids,
+    largest: Mapping[str, float],
+    kind: Literal["cpu", "gpu"],
+    precision: str,
+    scratch: Path,
+    gate: Gate,
+) -> Rung:
+    """Make the graph of one precision, compare it with the module, and judge it."""
+    graph = scratch / f"{part.name}.{precision}.{kind}.onnx"
+    quantized = convert(traced, precision, kind, largest, graph)
+    judged = graph
+    if kind == "gpu":
+        judged = scratch / f"{part.name}.{precision}.emulation.onnx"
+        convert(traced, precision, "emulation", largest, judged)
+    effective = precision
+    if precision in SCHEMES and quantized == 0:
+        effective = "fp32" if kind == "cpu" else "fp16"
+    parity = check_parity(judged, part, effective)
+    quality = judge(ask(judged, part, effective), reference, part.questions.targets)
+    return Rung(precision, kind, graph, effective, quantized, parity, quality, refusal(quality, gate))
+
+
+def _build(
+    part: Part, targets: Sequence[Target], rungs: Sequence[Rung], scratch: Path, on_build: OnBuild
+) -> list[BuiltEngine]:
+    """Build the engine of every rung for every target that runs it, several at a time, and time those of the CPU."""
+    plan = [
+        (target, rung)
+        for target in targets
+        for rung in rungs
+        if rung.kind == target.kind and rung.precision in target.precisions
+    ]
+    graphs = [rung for target, rung in plan if target.name == CPU]
+    latencies = dict(
+        zip((id(rung) for rung in graphs), latencies_ms([rung.graph for rung in graphs], part), strict=True)
+    )
+    done = 0
+    on_build(done, len(plan), "")
+
+    def build(target: Target, rung: Rung) -> BuiltEngine:
+        nonlocal done
+        if target.name == CPU:
+            version = importlib.metadata.version("onnxruntime")
+            engine = BuiltEngine(target, rung, rung.graph, version, 0.0, latencies[id(rung)])
+        else:
+            path = scratch / f"{part.name}.{rung.precision}.{target.name}.engine"
+            build_s = build_engine(rung.graph, target, part, path)
+            engine = BuiltEngine(target, rung, path, library_version(target), build_s, None)
+        done += 1
+        on_build(done, len(plan), f"{rung.precision} for {target.name}")
+        return engine
+
+    with ThreadPoolExecutor(os.cpu_count()) as builders:
+        return list(builders.map(build, *zip(*plan, strict=True)))

@@ -1,0 +1,215 @@
+"""The quality report as one HTML file: tables, and plots drawn into it, so that it can be sent on as it is."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Iterable, Sequence
+from string import Template
+from typing import Any, Final
+
+COLORS: Final = {
+    "fp32": "#4a5568",
+    "fp16": "#2b6cb0",
+    "bf16": "#0e9aa7",
+    "int8": "#c8552b",
+    "fp8": "#8e44ad",
+    "int8-weight-only": "#b7791f",
+}
+MARKERS: Final = "osD^vP*X<>"
+
+PAGE: Final = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>$title</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a202c; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 2rem 0 .3rem }
+p { margin: .3rem 0 } .quiet { color: #5a6578 }
+table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid #e2e8f0; white-space: nowrap }
+th { font-weight: 600; color: #5a6578 } th.text, td.text { text-align: left }
+tr.published td { font-weight: 600; background: #f0f7f2 } tr.refused td { color: #a0aec0 } td.why { white-space: normal }
+svg { max-width: 100%; height: auto }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p class="quiet">$about</p>
+$summary
+$parts
+<p class="quiet">$tools</p>
+</body>
+</html>
+""")
+
+
+def render(document: dict[str, Any]) -> str:
+    """Return the page of a report's document, as `report.write_report` makes it."""
+    gate, calibration = document["gate"], document["calibration"]
+    about = (
+        f"Precision asked for: {document['precision']}. A precision passes if it loses at most "
+        f"{gate['max_ndcg_loss']:.1%} of NDCG@10 and keeps at least {gate['min_overlap']:.0%} of the ten best items that "
+        f"float32 finds{', or all the same, as the loss was accepted' if gate['accept_loss'] else ''}. Calibrated by "
+        f"{calibration['method']} on up to {calibration['users']:,} users; judged on others, through the exported graphs."
+    )
+    return PAGE.substitute(
+        title=html.escape(f"{document['architecture']}: what each precision costs"),
+        about=html.escape(about),
+        summary=_summary(document["parts"]),
+        parts="\n".join(_part(name, part, gate) for name, part in document["parts"].items()),
+        tools=html.escape("Built with " + ", ".join(f"{tool} {of}" for tool, of in document["tools"].items())),
+    )
+
+
+def _summary(parts: dict[str, Any]) -> str:
+    """What is published: a row a target."""
+    targets: dict[str, list[str]] = {}
+    for part in parts.values():
+        for engine in part["engines"]:
+            if engine["published"]:
+                targets.setdefault(f"{engine['target']}: {engine['hardware']}", []).append(engine["precision"])
+    header = ["target", *(name.replace("_", " ") for name in parts)]
+    return _table(header, ([target, *precisions] for target, precisions in targets.items()), text=len(header))
+
+
+def _part(name: str, part: dict[str, Any], gate: dict[str, Any]) -> str:
+    rungs = _table(
+        ["graph for", "precision", "NDCG@10", "lost", "HR@10", "overlap", "parity error", "bytes", "gate"],
+        (
+            [
+                rung["kind"].upper() if rung["kind"] == "cpu" else "GPUs",
+                rung["precision"]
+                if rung["effective"] == rung["precision"]
+                else f"{rung['precision']} ({rung['effective']})",
+                _number(rung["ndcg"], ".4f"),
+                _number(rung["loss"], ".2%"),
+                _number(rung["hr"], ".4f"),
+                f"{rung['overlap']:.1%}",
+                f"{rung['parity_error']:.1e}",
+                f"{rung['graph_bytes']:,}",
+                rung["refusal"] or "passes",
+            ]
+            for rung in part["rungs"]
+        ),
+        text=2,
+        classes=["refused" if rung["refusal"] else "" for rung in part["rungs"]],
+        why=True,
+    )
+    engines = _table(
+        ["target", "precision", "runtime", "bytes", "build s", "CPU call, ms", ""],
+        (
+            [
+                engine["target"],
+                engine["precision"],
+                engine["runtime"],
+                f"{engine['bytes']:,}",
+                "cached" if engine["target"] != "cpu" and not engine["build_s"] else f"{engine['build_s']:.2f}",
+                _number(engine["latency_ms"], ".3f"),
+                "published" if engine["published"] else "",
+            ]
+            for engine in part["engines"]
+        ),
+        text=3,
+        classes=["published" if engine["published"] else "" for engine in part["engines"]],
+    )
+    return (
+        f"<h2>{html.escape(name.replace('_', ' '))}</h2>\n"
+        f'<p class="quiet">Asked {html.escape(part["asked"])}.</p>\n{_plots(part, gate)}\n{rungs}\n'
+        '<p class="quiet">Engines. A call is one row, one thread, on the machine of the export; engines for hardware that it '
+        f"does not have are not timed, but taken in the order of that hardware's peak rates.</p>\n{engines}"
+    )
+
+
+def _plots(part: dict[str, Any], gate: dict[str, Any]) -> str:
+    """Quality against bytes for every target, and against the latency of the CPU, as inline SVG."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    rungs = {(rung["kind"], rung["precision"]): rung for rung in part["rungs"]}
+    metric = "overlap" if any(rung["ndcg"] is None for rung in part["rungs"]) else "ndcg"
+    label = {"overlap": "overlap of the ten best with float32", "ndcg": "NDCG@10"}[metric]
+    targets = list(dict.fromkeys(engine["target"] for engine in part["engines"]))
+    with rc_context({"svg.hashsalt": "fuserec", "font.family": "sans-serif"}):  # the same bytes for the same numbers
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        for engine in part["engines"]:
+            rung = rungs["cpu" if engine["target"] == "cpu" else "gpu", engine["precision"]]
+            style = {
+                "marker": MARKERS[targets.index(engine["target"]) % len(MARKERS)],
+                "color": COLORS[engine["precision"]],
+                "markerfacecolor": COLORS[engine["precision"]] if rung["refusal"] is None else "white",
+                "markersize": 11 if engine["published"] else 7,
+                "linestyle": "",
+            }
+            left.plot(engine["bytes"] / 1e6, rung[metric], **style)
+            if engine["latency_ms"] is not None:
+                right.plot(engine["latency_ms"], rung[metric], **style)
+                right.annotate(
+                    engine["precision"],
+                    (engine["latency_ms"], rung[metric]),
+                    (7, 5),
+                    textcoords="offset points",
+                    fontsize=8,
+                )
+        lowest = gate["min_overlap"] if metric == "overlap" else _lowest_ndcg(part["rungs"], gate)
+        for axes in (left, right):
+            axes.axhline(lowest, color="#c53030", linewidth=1, linestyle=":")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_xlim(left=0)
+        left.annotate(
+            "the gate",
+            (0, lowest),
+            (4, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            color="#c53030",
+            fontsize=8,
+        )
+        left.set(xlabel="engine, MB", ylabel=label)
+        right.set(xlabel="call of one row on this CPU, ms")
+        handles = [
+            left.plot([], [], "o", color=COLORS[name], label=name)[0]
+            for name in COLORS
+            if any(name == engine["precision"] for engine in part["engines"])
+        ]
+        handles += [
+            left.plot([], [], MARKERS[place % len(MARKERS)], color="#718096", label=name)[0]
+            for place, name in enumerate(targets)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return drawn.getvalue()[drawn.getvalue().index("<svg") :]
+
+
+def _lowest_ndcg(rungs: Sequence[dict[str, Any]], gate: dict[str, Any]) -> float:
+    """What NDCG@10 may fall to; every rung tells what float32 has."""
+    rung = rungs[0]
+    before = rung["ndcg"] / (1 - rung["loss"]) if rung["loss"] < 1 else 0.0
+    return float(before * (1 - gate["max_ndcg_loss"]))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, text: int, classes: Sequence[str] = (), why: bool = False
+) -> str:
+    """Return a table whose first `text` columns are words; `why` says that the last one is a sentence."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kinds = [
+            "text" if place < text else "text why" if why and place == len(row) - 1 else "" for place in range(len(row))
+        ]
+        return "".join(
+            f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>' for kind, cell in zip(kinds, row, strict=True)
+        )
+
+    lines = [f"<table><thead><tr>{cells('th', header)}</tr></thead><tbody>"]
+    for place, row in enumerate(rows):
+        lines.append(f'<tr class="{classes[place] if classes else ""}">{cells("td", row)}</tr>')
+    return "\n".join([*lines, "</tbody></table>"])
