@@ -9,27 +9,17 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-RECURRENT_OPS: Final = ("GRU", "LSTM")
 # Of the operators in use, those that ONNX 20 does not know in bfloat16.
-FLOAT32_OPS: Final = (*RECURRENT_OPS, "Conv", "Range")
+FLOAT32_OPS: Final = ("GRU", "LSTM", "Conv", "Range")
 
 
-def to_fp16(model: ir.Model, *, recurrent: bool = True) -> ir.Model:
-    """Return the graph with weights and arithmetic in float16; inputs and outputs stay as they are.
-
-    Args:
-        model: float32 graph.
-        recurrent: whether recurrent cells are in float16, too; ONNX Runtime 1.31 dies of those on a CPU.
-    """
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
-    blocked = [*DEFAULT_OP_BLOCK_LIST, *(() if recurrent else RECURRENT_OPS)]
+def to_fp16(model: ir.Model) -> ir.Model:
+    """Return the graph with weights and arithmetic in float16; inputs and outputs stay as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it warns of weights that round to zero, which they may
-        halved: ir.Model = ir.from_proto(
-            convert_float_to_float16(ir.to_proto(model), keep_io_types=True, op_block_list=blocked)
-        )
+        halved: ir.Model = ir.from_proto(convert_float_to_float16(ir.to_proto(model), keep_io_types=True))
     return halved
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fuserec.errors import ExportError
 from fuserec.export.calibration import largest_values
 from fuserec.export.config import ExportConfig, Gate
 from fuserec.export.gate import refusal
 from fuserec.export.judging import Ids, Quality, judge
 from fuserec.export.onnx_graph import export_graph
-from fuserec.export.parity import check_parity
+from fuserec.export.parity import measure_parity
 from fuserec.export.parts import Part
 from fuserec.export.precision import SCHEMES, convert
 from fuserec.export.targets import AUTO, CPU, TARGETS, Target
@@ -150,15 +150,19 @@ def _rung(
     effective = precision
     if precision in SCHEMES and quantized == 0:
         effective = "fp32" if kind == "cpu" else "fp16"
-    parity = check_parity(judged, part, effective)
+    parity = measure_parity(judged, part, effective)
+    if effective == "fp32" and parity.fault is not None:
+        raise ExportError(f"the graph of the {part.title} is not the trained module: {parity.fault}")
     quality = judge(ask(judged, part, effective), reference, part.questions.targets)
-    return Rung(precision, kind, graph, effective, quantized, parity, quality, refusal(quality, gate))
+    return Rung(
+        precision, kind, graph, effective, quantized, parity.error, quality, parity.fault or refusal(quality, gate)
+    )
 
 
 def _build(
     part: Part, targets: Sequence[Target], rungs: Sequence[Rung], scratch: Path, on_build: OnBuild
 ) -> list[BuiltEngine]:
-    """Build the engine of every rung for every target that runs it, several at a time, and time those of the CPU."""
+    """Build the engine of every rung for every target that runs it, and time those of the CPU."""
     plan = [
         (target, rung)
         for target in targets
@@ -169,21 +173,15 @@ def _build(
     latencies = dict(
         zip((id(rung) for rung in graphs), latencies_ms([rung.graph for rung in graphs], part), strict=True)
     )
-    done = 0
-    on_build(done, len(plan), "")
-
-    def build(target: Target, rung: Rung) -> BuiltEngine:
-        nonlocal done
+    engines = []
+    # One after the other: TensorRT-RTX builds for one target at a time in a process, and fails when it is not so.
+    for done, (target, rung) in enumerate(plan):
+        on_build(done, len(plan), f"{rung.precision} for {target.name}")
         if target.name == CPU:
             version = importlib.metadata.version("onnxruntime")
-            engine = BuiltEngine(target, rung, rung.graph, version, 0.0, latencies[id(rung)])
+            engines.append(BuiltEngine(target, rung, rung.graph, version, 0.0, latencies[id(rung)]))
         else:
             path = scratch / f"{part.name}.{rung.precision}.{target.name}.engine"
             build_s = build_engine(rung.graph, target, part, path)
-            engine = BuiltEngine(target, rung, path, library_version(target), build_s, None)
-        done += 1
-        on_build(done, len(plan), f"{rung.precision} for {target.name}")
-        return engine
-
-    with ThreadPoolExecutor(os.cpu_count()) as builders:
-        return list(builders.map(build, *zip(*plan, strict=True)))
+            engines.append(BuiltEngine(target, rung, path, library_version(target), build_s, None))
+    return engines

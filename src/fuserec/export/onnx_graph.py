@@ -11,11 +11,13 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
 from fuserec.errors import ExportError
 from fuserec.export.parts import Part
 
 OPSET = 20
+NO_LIMIT = 2**62
 
 
 def export_graph(part: Part, path: Path) -> None:
@@ -55,6 +57,9 @@ def export_graph(part: Part, path: Path) -> None:
         )
     if program is None:
         raise AssertionError("torch.onnx.export(dynamo=True) returns the program")
+    # The tracer leaves large constants alone, such as the reordered weights of recurrent cells.
+    fold_constants(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
+    remove_unused_nodes(program.model)
     program.save(str(path), external_data=False)
     _check_axes(part, path, dims.keys())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,20 +28,27 @@ SCOPES: Final = "pkg.torch.onnx.name_scopes"
 Floats = NDArray[np.float32]
 
 
-def check_parity(graph: Path, part: Part, precision: str) -> float:
+@dataclass(frozen=True)
+class Parity:
+    """How far a graph is from its module.
+
+    Attributes:
+        error: the largest, as a share of the largest absolute value of the output.
+        fault: what is wrong if that is beyond the tolerance of the precision: the input's sizes, and the first layer
+            whose output is off; None otherwise.
+    """
+
+    error: float
+    fault: str | None
+
+
+def measure_parity(graph: Path, part: Part, precision: str) -> Parity:
     """Compare a graph with the module it came from, on few and many inputs, short and long.
 
     Args:
         graph: runs on the CPU.
         part: the module, and the inputs.
         precision: of the graph.
-
-    Returns:
-        The largest error, as a share of the largest absolute value of the output.
-
-    Raises:
-        ExportError: It is beyond the tolerance of the precision; the message names the first layer that is, and the
-            sizes of the input.
     """
     engine = OnnxRuntimeEngine(graph, threads=2, fuse=precision != "fp8")
     worst, tolerance = 0.0, TOLERANCE[precision]
@@ -48,13 +56,11 @@ def check_parity(graph: Path, part: Part, precision: str) -> float:
         error = relative_error(engine.run(feed)[part.output], part.run(feed))
         if not error <= tolerance:
             sizes = ", ".join(f"{name} {tuple(values.shape)}" for name, values in feed.items())
-            raise ExportError(
-                f"the {precision} graph of the {part.title} is not the trained module: its output is off by {error:.2g} of "
-                f"the largest value, at most {tolerance:g} is expected of {precision} ({sizes}); "
-                f"{first_divergence(graph, part, feed, precision)}"
-            )
+            where = first_divergence(graph, part, feed, precision)
+            fault = f"the output is off by {error:.2g} of its largest value ({sizes}), more than the {tolerance:g} of "
+            return Parity(error, f"{fault}{precision}; {where}")
         worst = max(worst, error)
-    return worst
+    return Parity(worst, None)
 
 
 def relative_error(came: Floats, expected: Floats) -> float:

@@ -26,8 +26,8 @@ def convert(source: Path, precision: str, use: Use, largest: Mapping[str, float]
     - `int8-weight-only`: the weights of these products; arithmetic as in the rest.
 
     What is not quantized stays in float32 for a CPU and is float16 for a GPU, as each has it fastest. An emulation is
-    the graph for the GPU, but for what ONNX Runtime cannot compute in half precision: that is computed in float32, and
-    rounded on the way in and out as tensor cores do.
+    the graph for the GPU, but for bfloat16, which ONNX Runtime does not compute with: that is float32, rounded where
+    tensor cores round.
 
     Args:
         source: float32 graph.
@@ -44,7 +44,7 @@ def convert(source: Path, precision: str, use: Use, largest: Mapping[str, float]
     if precision == "bf16":
         (round_to_bf16 if use == "emulation" else to_bf16)(model)
     elif precision == "fp16" or (precision in SCHEMES and use != "cpu"):
-        model = to_fp16(model, recurrent=use == "gpu")
+        model = to_fp16(model)
     if precision in SCHEMES:
         quantized = quantize(model, SCHEMES[precision], largest)
     ir.save(model, path)

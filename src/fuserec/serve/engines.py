@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from fuserec.errors import BundleError
 from fuserec.manifest import EngineRecord, Manifest
 
 logger = logging.getLogger(__name__)
+
+# ONNX Runtime 1.31 dies of a segmentation fault while it optimizes recurrent cells in float16 by this.
+DISABLED: Final = ["FuseFp16InitializerToFp32NodeTransformer"]
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -46,7 +49,9 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         if not fuse:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
+        )
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Tensors) -> Tensors:
