@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +77,11 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
             out.print(f"{note}: before training, on validation  {_numbers(metrics[note]['before']['validation'])}")
 
 
-def manifest(manifest: Manifest, repository: Path) -> None:
-    """Show what a repository holds."""
+def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> None:
+    """Show what one version of a repository holds; `versions` are all that there are."""
     table = Table(show_header=False, title=f"{repository}", title_justify="left")
+    others = ", ".join(str(version) for version in versions if version != manifest.version)
+    table.add_row("version", f"{manifest.version}, also there: {others}" if others else str(manifest.version))
     table.add_row("model", f"{manifest.architecture}, {manifest.precision}, D = {manifest.dim}")
     table.add_row("catalogue", f"{manifest.n_items:,} items, {manifest.n_users:,} known users")
     if manifest.max_history:
@@ -100,17 +102,16 @@ def manifest(manifest: Manifest, repository: Path) -> None:
 
     columns = ("part", "target", "runtime", "precision", "file", "bytes", "build s")
     engines = Table(*columns, title="engines", title_justify="left")
-    names = {name.split("/", 2)[-1]: record for name, record in manifest.files.items()}
     built = [(part, *entry) for part, network in manifest.parts.items() for entry in network.engines.items()]
     for part, target, engine in built:
-        size = f"{names[engine.file].bytes:,}" if engine.file in names else "-"
+        size = f"{manifest.files[f'{manifest.models[0]}/{engine.file}'].bytes:,}"
         runtime = f"{engine.runtime} {engine.runtime_version}"
         engines.add_row(part, target, runtime, engine.precision, engine.file, size, f"{engine.build_s:.1f}")
     out.print(engines)
 
     files = Table("file", "bytes", "SHA-256", title="files", title_justify="left")
     for name, record in manifest.files.items():
-        files.add_row(name, f"{record.bytes:,}", record.sha256[:16] + "…")
+        files.add_row(manifest.path_of(name), f"{record.bytes:,}", record.sha256[:16] + "…")
     out.print(files)
 
 
