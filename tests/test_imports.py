@@ -61,6 +61,7 @@ def test_room_imports_only_what_it_may(room: str) -> None:
         pytest.param("fuserec.serve.pipeline", ["torch", "triton"], id="pipeline"),
         pytest.param("fuserec.export", ["torch", "onnx", "polars", "numpy"], id="export"),
         pytest.param("fuserec.export.unchanged", ["torch", "onnx", "polars", "numpy"], id="unchanged"),
+        pytest.param("fuserec.display", ["torch", "polars", "numpy"], id="display"),
         pytest.param("fuserec.cli", ["torch", "polars", "numba", "tritonclient"], id="cli"),
     ],
 )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fuserec.catalogue import Catalogue
-
 if TYPE_CHECKING:
+    from fuserec.catalogue import Catalogue
     from fuserec.client import Ranked, Recommendations
     from fuserec.manifest import Manifest
     from fuserec.serve.launcher import Server
@@ -149,7 +148,7 @@ def recommendations(answer: Recommendations, catalogue: Catalogue | None) -> Non
 
 def ranked(answer: Ranked, catalogue: Catalogue | None) -> None:
     """Show candidates in the ranker's order."""
-    rated = bool(np.isfinite(answer.ratings).any())
+    rated = any(map(math.isfinite, answer.ratings))
     table = Table("#", "item", "score", *(["rating"] if rated else []), *(["title", "genres"] if catalogue else []))
     for place, ((item_id, score), rating) in enumerate(zip(answer, answer.ratings.tolist(), strict=True), start=1):
         about = [catalogue.title(item_id), catalogue.genres(item_id)] if catalogue else []
