@@ -130,13 +130,12 @@ def test_two_at_once_become_two_versions(tmp_path: Path, start: Start) -> None:
 
 def test_one_waits_while_the_other_puts_its_version_in_place(tmp_path: Path, start: Start) -> None:
     first = start(tmp_path, "a", "stage")
-    second = subprocess.Popen(
-        [sys.executable, publish_one.__file__, str(tmp_path), "b", "none"], stdout=subprocess.PIPE, text=True
-    )
-    with pytest.raises(subprocess.TimeoutExpired):
-        second.wait(1.0)
-    assert first.communicate("\n")[0] == "1\n"
-    assert second.communicate()[0] == "2\n"
+    command = [sys.executable, publish_one.__file__, str(tmp_path), "b", "none"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(1.0)
+        assert first.communicate("\n")[0] == "1\n"
+        assert second.communicate()[0] == "2\n"
     assert newest(tmp_path) == (2, "b")
 
 
