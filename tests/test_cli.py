@@ -98,6 +98,18 @@ def test_inspect_prints_for_people_and_for_programs(fuserec, repository: Path) -
     assert json.loads(output)["precision"] == "int8"
 
 
+def test_inspect_says_which_version_and_which_others_are_there(fuserec, repository: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    for model in ("encode", "search", "explain", "recommend"):
+        shutil.copytree(copy / model / "1", copy / model / "2")
+    status, output = fuserec("inspect", copy)
+    assert status == 0 and "2, also there: 1" in output
+    status, output = fuserec("inspect", copy, "--version", "1", "--json")
+    assert (json.loads(output)["version"], json.loads(output)["versions"]) == (1, [1, 2])
+    status, output = fuserec("inspect", copy, "--version", "3")
+    assert (status, output.count("\n")) == (1, 1) and "has no version 3; it has 1, 2" in output
+
+
 def test_inspect_finds_damage(fuserec, repository: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(repository, tmp_path / "repository")
     (copy / "recommend" / "1" / "items.parquet").write_bytes(b"")

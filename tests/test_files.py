@@ -1,10 +1,11 @@
 """Files and folders appear whole or not at all."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from fuserec.files import replacing_file, replacing_folder, sha256
+from fuserec.files import is_locked, locked, replacing_file, replacing_folder, sha256
 
 
 class Interrupted(Exception):
@@ -54,3 +55,36 @@ def test_folder_is_kept_on_error(tmp_path: Path) -> None:
         raise Interrupted
     assert [entry.name for entry in path.iterdir()] == ["old"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def test_lock_is_held_and_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "lock"
+    assert not is_locked(path)
+    with pytest.raises(Interrupted), locked(path):
+        assert is_locked(path)
+        raise Interrupted
+    assert path.is_file() and not is_locked(path)
+
+
+def test_who_waited_for_a_lock_that_was_removed_holds_the_new_one(tmp_path: Path) -> None:
+    """Else somebody who makes the file again would hold it, too."""
+    path = tmp_path / "folder" / "lock"
+    held, let_go = threading.Event(), threading.Event()
+
+    def wait_for_it() -> None:
+        with locked(path):
+            held.set()
+            let_go.wait(60)
+
+    waiting = threading.Thread(target=wait_for_it)
+    with locked(path):
+        waiting.start()
+        assert not held.wait(0.2)
+        path.unlink()
+        path.parent.rmdir()
+    try:
+        assert held.wait(60)
+        assert is_locked(path)
+    finally:
+        let_go.set()
+        waiting.join()

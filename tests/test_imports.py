@@ -10,13 +10,14 @@ import pytest
 import fuserec
 
 ROOT = Path(fuserec.__file__).parent
-COMMON = {"contract", "errors", "files", "manifest", "tokens"}
+COMMON = {"contract", "errors", "files", "manifest", "records", "tokens"}
 # Room -> the rooms and modules of fuserec that it may import; cli, demo and display stand above all rooms.
 ALLOWED = {
     "contract": set(),
     "errors": set(),
     "files": set(),
-    "manifest": {"contract", "errors", "files"},
+    "records": set(),
+    "manifest": {"contract", "errors", "files", "records"},
     "catalogue": {"errors", "manifest"},
     "tokens": {"errors"},
     "kernels": {"contract", "errors", "files"},
@@ -58,6 +59,9 @@ def test_room_imports_only_what_it_may(room: str) -> None:
         pytest.param("fuserec.client", ["torch", "polars", "onnx", "triton", "numba"], id="client"),
         pytest.param("fuserec.kernels", ["torch", "triton", "numba", "polars"], id="kernels"),
         pytest.param("fuserec.serve.pipeline", ["torch", "triton"], id="pipeline"),
+        pytest.param("fuserec.export", ["torch", "onnx", "polars", "numpy"], id="export"),
+        pytest.param("fuserec.export.unchanged", ["torch", "onnx", "polars", "numpy"], id="unchanged"),
+        pytest.param("fuserec.display", ["torch", "polars", "numpy"], id="display"),
         pytest.param("fuserec.cli", ["torch", "polars", "numba", "tritonclient"], id="cli"),
     ],
 )

@@ -17,6 +17,7 @@ ENCODE: Final = "encode"
 SEARCH: Final = "search"
 RANK: Final = "rank"
 EXPLAIN: Final = "explain"
+MODELS: Final = (RECOMMEND, ENCODE, SEARCH, RANK, EXPLAIN)
 # The models whose version folder may hold the bundle.
 FRONT_DOORS: Final = (RECOMMEND, RANK)
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fuserec.catalogue import Catalogue
-
 if TYPE_CHECKING:
+    from fuserec.catalogue import Catalogue
     from fuserec.client import Ranked, Recommendations
     from fuserec.manifest import Manifest
     from fuserec.serve.launcher import Server
@@ -95,9 +94,11 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
             out.print(f"{note}: before training, on validation  {_numbers(metrics[note]['before']['validation'])}")
 
 
-def manifest(manifest: Manifest, repository: Path) -> None:
-    """Show what a repository holds."""
+def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> None:
+    """Show what one version of a repository holds; `versions` are all that there are."""
     table = Table(show_header=False, title=f"{repository}", title_justify="left")
+    others = ", ".join(str(version) for version in versions if version != manifest.version)
+    table.add_row("version", f"{manifest.version}, also there: {others}" if others else str(manifest.version))
     table.add_row("model", f"{manifest.architecture}, {manifest.precision}, D = {manifest.dim}")
     table.add_row("catalogue", f"{manifest.n_items:,} items, {manifest.n_users:,} known users")
     if manifest.max_history:
@@ -116,10 +117,9 @@ def manifest(manifest: Manifest, repository: Path) -> None:
 
     columns = ("part", "target", "runtime", "precision", "NDCG@10", "lost", "overlap", "file", "bytes", "build s")
     engines = Table(*columns, title="engines", title_justify="left")
-    names = {name.split("/", 2)[-1]: record for name, record in manifest.files.items()}
     built = [(part, *entry) for part, network in manifest.parts.items() for entry in network.engines.items()]
     for part, target, engine in built:
-        size = f"{names[engine.file].bytes:,}" if engine.file in names else "-"
+        size = f"{manifest.files[f'{manifest.models[0]}/{engine.file}'].bytes:,}"
         runtime = f"{engine.runtime} {engine.runtime_version}"
         quality = engine.quality
         judged = [
@@ -133,7 +133,7 @@ def manifest(manifest: Manifest, repository: Path) -> None:
 
     files = Table("file", "bytes", "SHA-256", title="files", title_justify="left")
     for name, record in manifest.files.items():
-        files.add_row(name, f"{record.bytes:,}", record.sha256[:16] + "…")
+        files.add_row(manifest.path_of(name), f"{record.bytes:,}", record.sha256[:16] + "…")
     out.print(files)
 
 
@@ -171,7 +171,7 @@ def recommendations(answer: Recommendations, catalogue: Catalogue | None) -> Non
 
 def ranked(answer: Ranked, catalogue: Catalogue | None) -> None:
     """Show candidates in the ranker's order."""
-    rated = bool(np.isfinite(answer.ratings).any())
+    rated = any(map(math.isfinite, answer.ratings))
     table = Table("#", "item", "score", *(["rating"] if rated else []), *(["title", "genres"] if catalogue else []))
     for place, ((item_id, score), rating) in enumerate(zip(answer, answer.ratings.tolist(), strict=True), start=1):
         about = [catalogue.title(item_id), catalogue.genres(item_id)] if catalogue else []

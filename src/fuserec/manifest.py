@@ -6,29 +6,40 @@ without a retriever has only `rank`.
 
     REPOSITORY/
       recommend/config.pbtxt
-      recommend/1/model.py  manifest.json  items.parquet  users.parquet  index.safetensors  engines/
-      encode/config.pbtxt   encode/1/model.py      (these read the bundle of the front door, same version)
-      search/config.pbtxt   search/1/model.py
+      recommend/3/model.py  manifest.json  items.parquet  users.parquet  index.safetensors  engines/  config.pbtxt
+      encode/config.pbtxt   encode/3/model.py  config.pbtxt     (these read the bundle of the front door, same version)
+      search/config.pbtxt   search/3/model.py  config.pbtxt
+
+A version folder is never changed once it is there; what the server reads of a model's `config.pbtxt` is a copy of the
+one in a version folder. The manifest does not know its number, which is the name of the folder it lies in: it lists
+`recommend/index.safetensors` for `recommend/3/index.safetensors`.
 
 What the engines of a bundle are is said part by part: the user tower, the text encoder, the ranker.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from fuserec.contract import FRONT_DOORS
+from fuserec.contract import FRONT_DOORS, MODELS
 from fuserec.errors import BundleError
 from fuserec.files import replacing_file, sha256
+from fuserec.records import from_json
 
-FORMAT = "fuserec-bundle"
-FORMAT_VERSION = 2
-FILE_NAME = "manifest.json"
-MAX_MANIFEST_BYTES = 16 * 2**20
+FORMAT: Final = "fuserec-bundle"
+FORMAT_VERSION: Final = 3
+FILE_NAME: Final = "manifest.json"
+MAX_MANIFEST_BYTES: Final = 16 * 2**20
+# What every model of a repository has: what it is to the server, and its code.
+CONFIG_FILE: Final = "config.pbtxt"
+CODE_FILE: Final = "model.py"
+# The server passes over folders whose name begins with a zero.
+_VERSION = re.compile("[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True)
@@ -127,9 +138,12 @@ class Manifest:
         heads: What the ranker was trained to say: `click`, `rating`.
         rerank: How `recommend` uses the ranker; None where it does not.
         checkpoint_sha256: Hash of the weights of each checkpoint, by part.
+        data_fingerprint: SHA-256 over the items and users that the checkpoint holds.
+        inputs_sha256: SHA-256 over everything that determines the bundle; an export with the same one is the same.
         metrics: What the checkpoint scored, under which protocol.
         tools: Versions of what built this.
-        files: Path relative to the repository to size and hash, for every file but the manifest.
+        files: `MODEL/FILE`, which lies in `MODEL/<version>/FILE`, to size and hash; all but the manifest itself.
+        version: Name of the folder it was read from, 0 before it is published; not part of the file.
     """
 
     created: str
@@ -145,31 +159,59 @@ class Manifest:
     heads: list[str]
     rerank: RerankRecord | None
     checkpoint_sha256: dict[str, str]
+    data_fingerprint: str
+    inputs_sha256: str
     metrics: dict[str, Any]
     tools: dict[str, str]
-    files: dict[str, FileRecord] = field(default_factory=dict)
+    files: dict[str, FileRecord]
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.models or self.models[0] not in FRONT_DOORS or not set(self.models) <= set(MODELS):
+            raise ValueError(f"models came as {self.models}, expected {' or '.join(FRONT_DOORS)}, then of {MODELS}")
+        for name in self.files:
+            model, *inside = name.split("/")
+            if model not in self.models or not inside or {"", ".", ".."} & set(inside) or "\\" in name:
+                raise ValueError(f"files has {name!r}, expected MODEL/FILE of one of {', '.join(self.models)}")
+        if missing := sorted(self._needed() - self.files.keys()):
+            raise ValueError(f"files lacks {missing[0]!r}")
+
+    def _needed(self) -> set[str]:
+        """Return what is read of a bundle; nothing is that was not compared with its hash."""
+        read = ["items.parquet", "users.parquet"]
+        read += [engine.file for part in self.parts.values() for engine in part.engines.values()]
+        read += ["index.safetensors"] if self.dim else []
+        read += ["tokenizer.json"] if self.text else []
+        in_each = {f"{model}/{name}" for model in self.models for name in (CODE_FILE, CONFIG_FILE)}
+        return in_each | {f"{self.models[0]}/{name}" for name in read}
 
     def write(self, bundle: Path) -> None:
         """Write `manifest.json` into the bundle folder."""
-        document = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        document = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        del document["version"]
         with replacing_file(bundle / FILE_NAME) as temporary:
             temporary.write_text(json.dumps(document, indent=2) + "\n")
 
     @classmethod
     def read(cls, bundle: Path) -> Manifest:
-        """Read and check `manifest.json` of a bundle folder.
+        """Read and check `manifest.json` of a bundle folder, `REPOSITORY/recommend/<version>`.
 
         Raises:
             BundleError: It is missing, is not JSON, or is of another format or version.
         """
         path = bundle / FILE_NAME
+        if not _VERSION.fullmatch(bundle.name):
+            raise BundleError(f"{bundle} is not a version of a model: expected a number, 1 or more, as its name")
         try:
-            if path.stat().st_size > MAX_MANIFEST_BYTES:
-                raise BundleError(f"{path} is larger than any manifest ({MAX_MANIFEST_BYTES} bytes); export again")
-            document = json.loads(path.read_bytes())
-        except FileNotFoundError:
+            with path.open("rb") as file:
+                content = file.read(MAX_MANIFEST_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
             raise BundleError(f"{path} is missing: {bundle} is not a bundle written by `fuserec export`") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} is larger than any manifest ({MAX_MANIFEST_BYTES} bytes); export again")
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path} is not JSON ({error}); export again") from None
         if not isinstance(document, dict):
             raise BundleError(f"{path} holds a JSON {type(document).__name__}, expected an object; export again")
@@ -180,30 +222,27 @@ class Manifest:
                 f"this fuserec reads {FORMAT!r} version {FORMAT_VERSION}; export again"
             )
         try:
-            document["parts"] = {name: _part(record) for name, record in document["parts"].items()}
-            document["text"] = document["text"] and TextRecord(**document["text"])
-            document["rerank"] = document["rerank"] and RerankRecord(**document["rerank"])
-            document["files"] = {name: FileRecord(**record) for name, record in document["files"].items()}
-            return cls(**document)
-        except (KeyError, TypeError, AttributeError) as error:
+            if "version" in document:
+                raise ValueError("it has an unknown field 'version'")
+            return from_json(cls, {**document, "version": int(bundle.name)})
+        except ValueError as error:
             raise BundleError(f"{path} does not have the fields of a manifest ({error}); export again") from None
 
-    def verify(self, repository: Path, only: Iterable[str] | None = None) -> None:
-        """Compare the files of a repository with their recorded sizes and hashes.
+    def path_of(self, name: str) -> str:
+        """Return where one of `files` lies, relative to the repository."""
+        model, _, file = name.partition("/")
+        return f"{model}/{self.version}/{file}"
 
-        Args:
-            repository: The folder that `files` is relative to.
-            only: Check just these files; all of them when None.
+    def verify(self, repository: Path) -> None:
+        """Compare the files of a repository with what was published.
 
         Raises:
-            BundleError: The first file that is missing, of another size, or of another hash.
+            BundleError: The first file that is missing, of another size, of another hash, or not in the repository.
         """
-        for name in self.files if only is None else only:
-            record, path = self.files.get(name), repository / name
-            if record is None:
-                raise BundleError(f"{name} is not among the files that were published; export again")
-            if not path.is_file():
-                raise BundleError(f"{path} is missing, though the manifest lists it; export again")
+        root = repository.resolve()
+        for name, record in self.files.items():
+            path = repository / self.path_of(name)
+            _check_there(path, root)
             if (size := path.stat().st_size) != record.bytes:
                 raise BundleError(f"{path} has {size} bytes, the manifest says {record.bytes}; export again")
             if (digest := sha256(path)) != record.sha256:
@@ -211,26 +250,76 @@ class Manifest:
                     f"{path} was changed after it was published: its SHA-256 is {digest[:12]}..., "
                     f"the manifest says {record.sha256[:12]}...; export again"
                 )
+        for model in self.models:
+            _verify_config(repository / model, root)
 
 
-def _part(record: dict[str, Any]) -> PartRecord:
-    engines = {target: EngineRecord(**engine) for target, engine in record["engines"].items()}
-    return PartRecord(**{**record, "engines": engines})
+def _check_there(path: Path, root: Path) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path} is missing, though the manifest lists it; export again")
+    if not path.resolve().is_relative_to(root):
+        raise BundleError(f"{path} is a link that leads out of the repository, to {path.resolve()}; export again")
 
 
-def bundle_folder(repository: Path) -> Path:
-    """Return the folder of the newest bundle in a repository.
+def _verify_config(model: Path, root: Path) -> None:
+    """Raise unless a model's `config.pbtxt` is what some version was published with.
+
+    It is shared by all versions, so a newer one may have replaced it. That happens after the newer one is in place and
+    while the older one still is: at every moment one of them has it.
+    """
+    config = model / CONFIG_FILE
+    _check_there(config, root)
+    published = [copy for folder in version_folders(model).values() if (copy := folder / CONFIG_FILE).is_file()]
+    size, digest = config.stat().st_size, sha256(config)
+    if not any(copy.stat().st_size == size and sha256(copy) == digest for copy in published):
+        raise BundleError(f"{config} was changed after it was published: no version of the model has it; export again")
+
+
+def version_folders(model: Path) -> dict[int, Path]:
+    """Return the version folders of a model, the oldest first; none where there is no such model."""
+    found = model.iterdir() if model.is_dir() else []
+    return dict(sorted((int(path.name), path) for path in found if _VERSION.fullmatch(path.name) and path.is_dir()))
+
+
+def bundles(repository: Path) -> dict[int, Path]:
+    """Return the bundle folder of each version in a repository, the oldest first.
 
     Raises:
-        BundleError: The folder does not exist or holds no bundle.
+        BundleError: The folder does not exist.
     """
     if not repository.is_dir():
         raise BundleError(f"{repository} is not a folder; expected a repository written by `fuserec export`")
-    found = [path.parent for door in FRONT_DOORS for path in repository.glob(f"{door}/*/{FILE_NAME}")]
-    versions = [folder for folder in found if folder.name.isdecimal()]
-    if not versions:
+    doors = [folder for door in FRONT_DOORS for folder in version_folders(repository / door).values()]
+    return dict(sorted((int(folder.name), folder) for folder in doors if (folder / FILE_NAME).is_file()))
+
+
+def bundle_folder(repository: Path, version: int | None = None) -> Path:
+    """Return the folder of a bundle in a repository, the newest unless told otherwise.
+
+    Raises:
+        BundleError: The folder does not exist, holds no bundle, or not the one that was asked for.
+    """
+    found = bundles(repository)
+    if not found:
         raise BundleError(
             f"{repository} holds no bundle ({FRONT_DOORS[0]}/<version>/{FILE_NAME}); "
             "expected a repository written by `fuserec export`"
         )
-    return max(versions, key=lambda path: int(path.name))
+    if version is None:
+        version = max(found)
+    if version not in found:
+        raise BundleError(f"{repository} has no version {version}; it has {', '.join(map(str, found))}")
+    return found[version]
+
+
+def served_bundle(repository: Path, version: int) -> Path:
+    """Return the bundle that a version of a model answers from: the one of that version.
+
+    An export that was killed while it put its models in place leaves some of them without a front door of that
+    number. The server takes them for the newest; they answer from the newest whole bundle, as the front door does.
+
+    Raises:
+        BundleError: There is no bundle.
+    """
+    found = bundles(repository)
+    return found[version] if version in found else bundle_folder(repository)

@@ -11,7 +11,7 @@ from fuserec.errors import CheckpointError, ExportError
 from fuserec.export import ExportConfig, building, export_checkpoint
 from fuserec.files import sha256
 from fuserec.kernels import ItemIndex
-from fuserec.manifest import Manifest
+from fuserec.manifest import Manifest, bundle_folder
 from fuserec.models.checkpoint import Checkpoint
 
 
@@ -42,12 +42,13 @@ def test_index_holds_the_item_vectors(bundle: Path, checkpoint_folder: Path) -> 
     np.testing.assert_array_equal(index.embeddings, checkpoint.module().item_vectors().numpy())
 
 
-def test_export_replaces_an_earlier_one(repository: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
+def test_next_export_is_the_next_version(repository: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(repository, tmp_path / "repository"))
-    (copy / "left over").write_text("from before")
     manifest = export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32"))
-    assert not (copy / "left over").exists()
+    assert manifest.version == 2 and manifest == Manifest.read(bundle_folder(copy))
     assert set(manifest.parts["user_tower"].engines) == {"cpu"}
+    for version in (1, 2):
+        Manifest.read(copy / "recommend" / str(version)).verify(copy)
     assert [entry.name for entry in tmp_path.iterdir()] == ["repository"]
 
 

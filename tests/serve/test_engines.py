@@ -1,6 +1,10 @@
 """Which engine of a bundle runs on which machine."""
 
+import dataclasses
+import importlib.metadata
 import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +12,9 @@ import pytest
 
 from fuserec.contract import USER_TOWER
 from fuserec.errors import BundleError
-from fuserec.manifest import EngineRecord, Manifest
-from fuserec.serve.engines import OnnxRuntimeEngine, choose_target, device_target, open_engine
+from fuserec.manifest import EngineRecord, Manifest, bundle_folder
+from fuserec.serve import engines, pipeline
+from fuserec.serve.engines import OnnxRuntimeEngine, check_runtime, choose_target, device_target, open_engine
 
 ENGINES = {name: EngineRecord(f"engines/{name}", "any", "1", "int8", 0.0) for name in ("cpu", "sm89")}
 
@@ -26,8 +31,10 @@ def test_idle_gpu_is_reported(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_bundle_without_a_fitting_engine() -> None:
-    with pytest.raises(BundleError, match="engines for sm89; this machine has no GPU"):
+    with pytest.raises(BundleError, match="engines for sm89; this machine has no GPU; export again$"):
         choose_target({"sm89": ENGINES["sm89"]}, None)
+    with pytest.raises(BundleError, match="engines for sm89; this machine has sm86; export again with --target sm86$"):
+        choose_target({"sm89": ENGINES["sm89"]}, "sm86")
 
 
 def test_open_engine_runs_the_bundle(bundle: Path) -> None:
@@ -36,6 +43,85 @@ def test_open_engine_runs_the_bundle(bundle: Path) -> None:
     came = open_engine(bundle, manifest, USER_TOWER).run(feed)["user_vector"]
     assert came.shape == (2, manifest.dim)
     np.testing.assert_allclose(np.linalg.norm(came, axis=1), 1, atol=0.05)
+
+
+def refuse_to_read(*arguments: object) -> None:
+    pytest.fail("the engine was read before its record was looked at")
+
+
+@pytest.mark.parametrize(
+    ("target", "record", "message"),
+    [
+        pytest.param(
+            "sm89",
+            {"runtime_version": "1.7.0.1"},
+            r"sm89.engine was built by TensorRT-RTX 1\.7\.0\.1 and runs under no other, 1\.7\.1\.116 is installed; "
+            r"pip install tensorrt-rtx==1\.7\.0\.1, or export again",
+            id="another TensorRT-RTX",
+        ),
+        pytest.param(
+            "cpu",
+            {"runtime_version": "1.99.1"},
+            r"made with ONNX Runtime 1\.99\.1, the older 1\.31\.1 is installed; pip install 'onnxruntime>=1\.99\.1'",
+            id="older ONNX Runtime",
+        ),
+        pytest.param("cpu", {"runtime_version": "newest"}, "version of ONNX Runtime came as 'newest'", id="no version"),
+        pytest.param(
+            "cpu",
+            {"runtime": "abacus"},
+            "cpu.onnx is for the runtime 'abacus', this fuserec has onnxruntime and tensorrt-rtx; upgrade fuserec",
+            id="unknown runtime",
+        ),
+        pytest.param("sm89", {"runtime": "onnxruntime"}, "sm89 runs tensorrt-rtx; export again", id="another target"),
+        pytest.param("cpu", {"runtime": "tensorrt-rtx"}, "cpu runs onnxruntime; export again", id="a GPU's for cpu"),
+    ],
+)
+def test_engine_that_cannot_run_here_is_refused_unread(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, target: str, record: dict[str, str], message: str
+) -> None:
+    manifest = Manifest.read(bundle)
+    built = manifest.parts[USER_TOWER].engines
+    built[target] = dataclasses.replace(built[target], **record)
+    monkeypatch.setattr(engines, "device_target", lambda: None if target == "cpu" else target)
+    monkeypatch.setattr(engines, "_installed", lambda engine: {"cpu": "1.31.1"}.get(target, "1.7.1.116"))
+    monkeypatch.setattr(engines, "OnnxRuntimeEngine", refuse_to_read)
+    monkeypatch.setattr(engines, "TensorRTRTXEngine", refuse_to_read)
+    with pytest.raises(BundleError, match=message):
+        open_engine(bundle, manifest, USER_TOWER)
+
+
+def test_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    with pytest.raises(BundleError, match="needs tensorrt-rtx, which is not installed; pip install tensorrt-rtx==1.7"):
+        check_runtime(EngineRecord("e", "tensorrt-rtx", "1.7", "int8", 0.0), "sm89")
+
+
+def test_newer_onnx_runtime_is_fine(bundle: Path) -> None:
+    manifest = Manifest.read(bundle)
+    built = manifest.parts[USER_TOWER].engines
+    built["cpu"] = dataclasses.replace(built["cpu"], runtime_version="1.9.0")
+    open_engine(bundle, manifest, USER_TOWER)
+
+
+def test_what_the_exporter_records_is_what_is_asked_for(bundle: Path) -> None:
+    for target, engine in Manifest.read(bundle).parts[USER_TOWER].engines.items():
+        check_runtime(engine, target)
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(Path.unlink, id="missing"), pytest.param(lambda p: p.write_bytes(b"\x08"), id="changed")]
+)
+def test_damaged_bundle_is_not_opened(
+    repository: Path, tmp_path: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    damage(copy / "recommend/1/engines/user_tower.sm89.engine")
+    monkeypatch.setattr(pipeline, "open_engine", refuse_to_read)
+    with pytest.raises(BundleError, match=r"sm89\.engine .*export again"):
+        pipeline.Pipeline.open(bundle_folder(copy))
 
 
 @pytest.mark.gpu

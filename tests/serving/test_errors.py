@@ -89,7 +89,7 @@ def test_model_that_cannot_start_shows_the_log(repository: Path, tmp_path: Path)
     model = copy / "search" / "1" / "model.py"
     model.write_text("raise RuntimeError('this model is broken on purpose')\n")
     manifest = Manifest.read(copy / "recommend" / "1")
-    manifest.files["search/1/model.py"] = FileRecord.of(model)
+    manifest.files["search/model.py"] = FileRecord.of(model)
     manifest.write(copy / "recommend" / "1")
     with pytest.raises(LaunchError, match="broken on purpose"):
         Server(copy, address=Address.free()).start()

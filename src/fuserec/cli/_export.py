@@ -22,14 +22,15 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            help="auto (the fastest that passes the gate, for each target), fp32, fp16, bf16, int8, fp8 or int8-weight-only."
+            help="auto (the fastest that passes the gate, for each target), fp32, fp16, bf16, int8, fp8, "
+            "int8-weight-only."
         ),
     ] = "auto",
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to build engines for, repeatable: cpu (always built), sm75, sm80, sm86, sm89, sm120 (TensorRT-RTX, "
-            "built here ahead of time), tensorrt-sm80, -sm89, -sm90, -sm100 (TensorRT, on that GPU)."
+            help="What to build engines for, repeatable: cpu (always built); sm75, sm80, sm86, sm89, sm120 (TensorRT-RTX, "
+            "ahead of time); tensorrt-sm80, -sm89, -sm90, -sm100 (TensorRT, on that GPU)."
         ),
     ] = None,
     calibration: Annotated[
@@ -42,36 +43,51 @@ def export(
         Path | None, typer.Option(help="Checkpoint of a ranker that is to reorder what this one finds.")
     ] = None,
     candidates: Annotated[int, typer.Option(help="How many of the best found items the ranker sees.")] = 200,
+    keep: Annotated[int, typer.Option(min=1, help="How many good versions stay, this one included.")] = 2,
+    force: Annotated[bool, typer.Option("--force", help="Build even what the repository already holds.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Export a checkpoint: quantized engines that pass a gate on ranking quality, item index, and a manifest of it all."""
+    """Export a checkpoint as the next version: engines that pass a gate on ranking quality, index, and manifest."""
     from fuserec import display
-    from fuserec.export import ExportConfig, Gate, export_checkpoint
+    from fuserec.export import ExportConfig, Gate
+    from fuserec.export.unchanged import already_published
 
     gate = Gate(max_ndcg_loss, min_overlap, accept_quality_loss)
     config = ExportConfig(precision, tuple(target or ()), calibration, gate=gate, ranker=ranker, candidates=candidates)
+    # Asked here, before the exporter and with it torch is imported.
+    manifest = None if force else already_published(checkpoint, repository, config)
     with display.steps() as steps:
-        manifest = export_checkpoint(checkpoint, repository, config, on_step=steps, on_build=steps.advance)
+        if manifest is not None:
+            steps(f"version {manifest.version} already holds this export; --force builds it anew")
+        else:
+            from fuserec.export import export_checkpoint
+
+            manifest = export_checkpoint(
+                checkpoint, repository, config, keep=keep, force=True, on_step=steps, on_build=steps.advance
+            )
     _show_manifest(manifest, repository, as_json)
 
 
 @app.command()
 def inspect(
     repository: Annotated[Path, typer.Argument(help="Folder written by `fuserec export`.")],
+    version: Annotated[int | None, typer.Option(help="Version to look at; the newest by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print what a repository holds, after comparing every file with its recorded hash."""
+    """Print what a version of a repository holds, after comparing every file with its recorded hash."""
     from fuserec.manifest import Manifest, bundle_folder
 
-    manifest = Manifest.read(bundle_folder(repository))
+    manifest = Manifest.read(bundle_folder(repository, version))
     manifest.verify(repository)
     _show_manifest(manifest, repository, as_json)
 
 
 def _show_manifest(manifest: Manifest, repository: Path, as_json: bool) -> None:
     from fuserec import display
+    from fuserec.manifest import bundles
 
+    versions = list(bundles(repository))
     if as_json:
-        typer.echo(json.dumps(asdict(manifest), indent=2))
+        typer.echo(json.dumps({**asdict(manifest), "versions": versions}, indent=2))
     else:
-        display.manifest(manifest, repository)
+        display.manifest(manifest, repository, versions)

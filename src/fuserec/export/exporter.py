@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-import importlib.resources
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from fuserec.contract import ENCODE, EXPLAIN, RANK, RANKER, RECOMMEND, SEARCH, TEXT_ENCODER, USER_TOWER
-from fuserec.errors import BundleError, ExportError
+from fuserec.errors import ExportError
 from fuserec.export.config import ExportConfig
 from fuserec.export.gate import choose_engines
 from fuserec.export.ladder import BuiltEngine, Ladder, OnBuild, OnStep, ask, climb, trace
 from fuserec.export.parts import Part, ranker, text_encoder, user_tower
-from fuserec.export.report import tool_versions, write_report
+from fuserec.export.precision import SCHEMES
+from fuserec.export.publishing import publishing
+from fuserec.export.report import write_report
 from fuserec.export.rerank import Reranking
 from fuserec.export.sources import Sources, load_sources
 from fuserec.export.targets import CPU, TARGETS
 from fuserec.export.tensorrt import check_target
-from fuserec.files import replacing_folder
+from fuserec.export.unchanged import already_published, data_fingerprint, inputs_sha256, tool_versions
 from fuserec.kernels import ItemIndex
-from fuserec.manifest import EngineRecord, FileRecord, Manifest, PartRecord, TextRecord, bundle_folder
+from fuserec.manifest import EngineRecord, Manifest, PartRecord, TextRecord
 from fuserec.models.text import TextRetriever
 from fuserec.tokens import Tokenizer
-
-VERSION = "1"
 
 
 def export_checkpoint(
@@ -35,17 +34,21 @@ def export_checkpoint(
     repository: Path,
     config: ExportConfig | None = None,
     *,
+    keep: int = 2,
+    force: bool = False,
     on_step: OnStep = lambda step: None,
     on_build: OnBuild = lambda done, total, what: None,
 ) -> Manifest:
-    """Export a checkpoint as a model repository.
+    """Export a checkpoint as the next version of a model repository, unless its newest version is this very export.
 
-    Everything is built in a folder beside `repository`, which takes its place when all of it is there.
+    Everything is built aside and put in place when all of it is there.
 
     Args:
         checkpoint_folder: Folder written by `fuserec train`.
-        repository: Folder to write; one that exists must be empty or an earlier export.
+        repository: Folder to write into; one that exists must be empty or hold earlier exports.
         config: Options.
+        keep: How many good versions stay in the repository, this one included.
+        force: Whether to build what is there already.
         on_step: Called with a line about each step before it begins.
         on_build: Called with how many engines of how many are built, and what was built last.
 
@@ -57,7 +60,9 @@ def export_checkpoint(
         ExportError: The export cannot be carried out; `repository` is as it was.
     """
     config = config or ExportConfig()
-    _refuse_foreign(repository)
+    if not force and (there := already_published(checkpoint_folder, repository, config)):
+        on_step(f"version {there.version} already holds this export")
+        return there
     for target in config.targets:
         if target != CPU:
             check_target(TARGETS[target])
@@ -67,11 +72,15 @@ def export_checkpoint(
     models = _models(sources)
     index = _index(sources, on_step)
     parts = _parts(sources, index, config)
-    with replacing_folder(repository) as folder, tempfile.TemporaryDirectory() as made:
-        scratch = Path(made)
+    inputs, data = inputs_sha256(checkpoint_folder, config), data_fingerprint(checkpoint_folder)
+    with publishing(repository, models, keep=keep) as staging, tempfile.TemporaryDirectory() as made:
+        scratch, bundle = Path(made), staging.bundle
         ladders = [_climb(part, config, scratch, on_step, on_build) for part in parts]
+        if config.precision in SCHEMES and not any(rung.quantized for ladder in ladders for rung in ladder.rungs):
+            raise ExportError(
+                f"{checkpoint.architecture} has no matrix product with weights to quantize; export it as fp32 or fp16"
+            )
         chosen = {ladder.part.name: choose_engines(ladder, config) for ladder in ladders}
-        bundle = _copy_models(folder, models)
         (bundle / "engines").mkdir()
         records = {ladder.part.name: _publish(ladder, chosen[ladder.part.name], bundle) for ladder in ladders}
         on_step("writing the report, the tables and the index")
@@ -105,16 +114,15 @@ def export_checkpoint(
             heads=[] if sources.ranker is None else list(sources.ranker.heads),
             rerank=rerank,
             checkpoint_sha256=sources.sha256,
+            data_fingerprint=data,
+            inputs_sha256=inputs,
             metrics=metrics,
             tools=tool_versions(),
-            files={
-                str(path.relative_to(folder)): FileRecord.of(path)
-                for path in sorted(folder.rglob("*"))
-                if path.is_file()
-            },
+            files=staging.files(),
         )
         manifest.write(bundle)
-    return manifest
+    on_step(f"published as version {staging.version}")
+    return dataclasses.replace(manifest, version=staging.version)
 
 
 def graph_file(part: str) -> str:
@@ -184,26 +192,3 @@ def _text_record(sources: Sources) -> TextRecord:
     module = sources.retriever
     assert isinstance(module, TextRetriever)
     return TextRecord(module.config.max_tokens, module.encoder.pad_id)
-
-
-def _refuse_foreign(repository: Path) -> None:
-    """Raise unless `repository` may be replaced: it does not exist, is empty, or was written by an export."""
-    if not repository.exists():
-        return
-    if not repository.is_dir():
-        raise ExportError(f"{repository} is a file; expected a folder to write, or a name that is free")
-    if any(repository.iterdir()):
-        try:
-            bundle_folder(repository)
-        except BundleError:
-            raise ExportError(
-                f"{repository} is not empty and was not written by `fuserec export`; give another --repository"
-            ) from None
-
-
-def _copy_models(folder: Path, models: Sequence[str]) -> Path:
-    """Copy the served models into `folder` and return the bundle's folder, which is the front door's."""
-    with importlib.resources.as_file(importlib.resources.files("fuserec") / "model_repository") as templates:
-        for model in models:
-            shutil.copytree(templates / model, folder / model, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder / models[0] / VERSION

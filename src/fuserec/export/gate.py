@@ -64,8 +64,8 @@ def table(ladder: Ladder, target: Target) -> str:
 def _fastest(passing: Sequence[BuiltEngine], target: Target) -> BuiltEngine | None:
     """Return the fastest of some engines for one target.
 
-    What was timed goes by time; of those within 5 % of the fastest the smallest is taken. What was not goes by the order
-    of the target's precisions.
+    What was timed goes by time; of those within 5 % of the fastest the smallest is taken. What was not goes by the
+    order of the target's precisions.
     """
     if not passing:
         return None

@@ -17,6 +17,8 @@ from fuserec.errors import ExportError
 from fuserec.export.parts import Part
 
 OPSET = 20
+# Metadata of a node: the module it comes from, as nested names.
+SCOPES = "pkg.torch.onnx.name_scopes"
 NO_LIMIT = 2**62
 
 
@@ -60,6 +62,12 @@ def export_graph(part: Part, path: Path) -> None:
     # The tracer leaves large constants alone, such as the reordered weights of recurrent cells.
     fold_constants(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
     remove_unused_nodes(program.model)
+    for node in program.model.graph:
+        # Where each node comes from tells of layers that diverge; the rest is paths of this machine.
+        scopes = node.metadata_props.get(SCOPES)
+        node.metadata_props.clear()
+        if scopes is not None:
+            node.metadata_props[SCOPES] = scopes
     program.save(str(path), external_data=False)
     _check_axes(part, path, dims.keys())
 

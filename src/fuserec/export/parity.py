@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from fuserec.errors import ExportError
+from fuserec.export.onnx_graph import SCOPES
 from fuserec.export.parts import Feed, Part
 from fuserec.serve.engines import OnnxRuntimeEngine
 
@@ -23,7 +24,6 @@ from fuserec.serve.engines import OnnxRuntimeEngine
 # through layers. What it costs in ranking is the gate's question; here a graph that is wrong is told from one that is
 # coarse.
 TOLERANCE: Final = {"fp32": 1e-4, "fp16": 0.03, "bf16": 0.2, "int8": 0.5, "fp8": 0.5, "int8-weight-only": 0.2}
-SCOPES: Final = "pkg.torch.onnx.name_scopes"
 
 Floats = NDArray[np.float32]
 

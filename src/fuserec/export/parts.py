@@ -1,4 +1,4 @@
-"""The networks of a checkpoint that are exported, each with its inputs, and data to calibrate, check and judge it by."""
+"""The networks of a checkpoint that are exported, each with inputs to calibrate, check and judge it by."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ Feed = dict[str, NDArray[Any]]
 
 # A ranker sees B * C pairs at once; more users than this go through it in turns.
 RANK_BATCH: Final = 8
-# How many people or texts the gate asks about, at most; a ranker that reads texts takes seconds for these.
+# How many users and titles the gate asks about, at most; what reads texts takes seconds for these.
 JUDGED: Final = 2_000
+JUDGED_TITLES: Final = 256
 JUDGED_BY_TEXT_RANKER: Final = 32
 # Histories and candidates that a ranker is calibrated on, and candidates that it is judged by.
 RANK_USERS: Final = 32
@@ -129,7 +130,7 @@ def text_encoder(module: TextRetriever, items: pl.DataFrame, index: ItemIndex, t
     order = np.random.default_rng(0).permutation(items.height)
     half = max(1, min(4 * MAX_BATCH, items.height // 2))
     # With one item both sets are the same.
-    asked = order[half:][:JUDGED] if items.height > 1 else order
+    asked = order[half:][:JUDGED_TITLES] if items.height > 1 else order
     texts = module.tokens[torch.from_numpy(order[:half] + 1)]
     tokens = tokenizer(items["title"].gather(asked).to_list())
     feeds = [{"tokens": tokens[at : at + MAX_BATCH]} for at in range(0, len(tokens), MAX_BATCH)]

@@ -123,7 +123,7 @@ def _products(graph: ir.Graph) -> Iterator[_Product]:
 
 
 def _make_plain(graph: ir.Graph, product: _Product) -> None:
-    """Turn Gemm into MatMul and Add: its bias would have to be quantized with it, and its weight is often transposed."""
+    """Turn Gemm into MatMul and Add: its bias would have to be quantized with it; its weight is often transposed."""
     node = product.node
     if node.op_type != "Gemm":
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,15 +11,10 @@ from typing import Any, Final
 from fuserec.export.config import ExportConfig
 from fuserec.export.ladder import BuiltEngine, Ladder
 from fuserec.export.page import render
+from fuserec.export.unchanged import tool_versions
 
 JSON_FILE: Final = "quality.json"
 PAGE_FILE: Final = "quality.html"
-TOOLS: Final = ("fuserec", "torch", "onnx", "onnxruntime", "numpy", "tensorrt-rtx")
-
-
-def tool_versions() -> dict[str, str]:
-    """Return the versions of what makes a bundle."""
-    return {tool: importlib.metadata.version(tool) for tool in TOOLS}
 
 
 def write_report(

@@ -20,8 +20,8 @@ class Target:
         name: as `--target` takes it.
         what: hardware, for people.
         runtime: `onnxruntime`, `tensorrt-rtx`, or `tensorrt`, which builds only on the GPU that it builds for.
-        precisions: what it runs, by the rate of its matrix products, the fastest first. Where an engine can be timed, it
-            is; this order decides for hardware that is not here.
+        precisions: what it runs, by the rate of its matrix products, the fastest first. Where an engine can be timed,
+            it is; this order decides for hardware that is not here.
         refuses: why it does not run the others.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import logging
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 # ONNX Runtime 1.31 dies of a segmentation fault while it optimizes recurrent cells in float16 by this.
 DISABLED: Final = ["FuseFp16InitializerToFp32NodeTransformer"]
+# Runtimes by the names that they are installed under.
+ONNX_RUNTIME: Final = "onnxruntime"
+TENSORRT_RTX: Final = "tensorrt-rtx"
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -137,16 +141,71 @@ def choose_target(engines: dict[str, EngineRecord], device: str | None) -> str:
     if device in engines:
         return str(device)
     if "cpu" not in engines:
-        raise BundleError(f"the bundle has engines for {', '.join(engines)}; this machine has {device or 'no GPU'}")
+        raise BundleError(
+            f"the bundle has engines for {', '.join(engines)}; this machine has {device or 'no GPU'}; "
+            f"export again{f' with --target {device}' if device else ''}"
+        )
     if device is not None:
         logger.warning("no engine for %s (have %s): the GPU stays idle, serving from the CPU", device, list(engines))
     return "cpu"
 
 
 def open_engine(bundle: Path, manifest: Manifest, part: str, *, threads: int = 1) -> Engine:
-    """Open the engine of one part of a verified bundle that suits this machine."""
+    """Open the engine of one part of a verified bundle that suits this machine.
+
+    Raises:
+        BundleError: There is none, or what is installed here cannot run it; nothing of it was read.
+    """
     engines = manifest.parts[part].engines
     target = choose_target(engines, device_target())
     path = bundle / engines[target].file
+    check_runtime(engines[target], target)
     logger.info("%s on %s: %s", part, target, path.name)
     return OnnxRuntimeEngine(path, threads=threads) if target == "cpu" else TensorRTRTXEngine(path)
+
+
+def check_runtime(engine: EngineRecord, target: str) -> None:
+    """Raise unless what is installed here can run an engine for `target`.
+
+    An ONNX graph runs under the version of ONNX Runtime that made it and later ones. A TensorRT-RTX engine runs under
+    the very version that built it; another one may crash on it, so this is asked before it reads any of it.
+
+    Raises:
+        BundleError: The runtime is unknown, not the target's, not installed, or of another version.
+    """
+    expected = ONNX_RUNTIME if target == "cpu" else TENSORRT_RTX
+    if engine.runtime not in (ONNX_RUNTIME, TENSORRT_RTX):
+        raise BundleError(
+            f"{engine.file} is for the runtime {engine.runtime!r}, this fuserec has {ONNX_RUNTIME} and {TENSORRT_RTX}; "
+            "upgrade fuserec or export again"
+        )
+    if engine.runtime != expected:
+        raise BundleError(f"{engine.file} is for {engine.runtime}, and {target} runs {expected}; export again")
+    built, installed = engine.runtime_version, _installed(engine)
+    if expected == TENSORRT_RTX and installed != built:
+        raise BundleError(
+            f"{engine.file} was built by TensorRT-RTX {built} and runs under no other, {installed} is installed; "
+            f"pip install {TENSORRT_RTX}=={built}, or export again"
+        )
+    if expected == ONNX_RUNTIME and _major_minor(installed) < _major_minor(built):
+        raise BundleError(
+            f"{engine.file} was made with ONNX Runtime {built}, the older {installed} is installed; "
+            f"pip install '{ONNX_RUNTIME}>={built}', or export again"
+        )
+
+
+def _installed(engine: EngineRecord) -> str:
+    try:
+        return importlib.metadata.version(engine.runtime)
+    except importlib.metadata.PackageNotFoundError:
+        raise BundleError(
+            f"{engine.file} needs {engine.runtime}, which is not installed; "
+            f"pip install {engine.runtime}=={engine.runtime_version}"
+        ) from None
+
+
+def _major_minor(version: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in version.split(".")[:2])
+    except ValueError:
+        raise BundleError(f"a version of ONNX Runtime came as {version!r}, expected as in 1.20.0") from None

@@ -122,7 +122,7 @@ class Pipeline:
 
     @classmethod
     def open(cls, bundle: Path) -> Pipeline:
-        """Verify a bundle folder (`REPOSITORY/recommend/1`) and open it.
+        """Verify a bundle folder (`REPOSITORY/recommend/<version>`) and open it.
 
         Raises:
             BundleError: A file is missing or is not the one that was published.

@@ -18,7 +18,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from fuserec import contract
-from fuserec.manifest import FILE_NAME, Manifest
+from fuserec.manifest import Manifest, served_bundle
 from fuserec.serve.explain import Explanation, explain
 from fuserec.serve.pipeline import Answer, Pipeline, Query
 from fuserec.serve.ranking import Ranked, RankQuery, RankStage
@@ -32,9 +32,7 @@ class _Model(abc.ABC):
         """Open and warm the pipeline; an exception here makes the model, and so the server, fail to start."""
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
         # The front door's version folder is the bundle; the single stages read the one of the same version.
-        repository = Path(args["model_repository"]).parent
-        bundles = [repository / door / args["model_version"] for door in contract.FRONT_DOORS]
-        self.open(next((bundle for bundle in bundles if (bundle / FILE_NAME).is_file()), bundles[0]))
+        self.open(served_bundle(Path(args["model_repository"]).parent, int(args["model_version"])))
 
     def open(self, bundle: Path) -> None:
         """Open and warm what answers."""
