@@ -65,6 +65,14 @@ def mask_units_(inner: nn.Linear, outer: nn.Linear, units: Tensor) -> None:
         inner.bias[units] = 0.0
 
 
+def mask_(module: nn.Module, share: float) -> int:
+    """Mask a share of the units of every pair, those of least weight; return how many pairs there are."""
+    found = list(pairs(module))
+    for _, inner, outer in found:
+        mask_units_(inner, outer, choose_units(inner.weight, outer.weight, share))
+    return len(found)
+
+
 def masked_units(inner: nn.Linear, outer: nn.Linear) -> Tensor:
     """Return which units contribute nothing: (hidden,) bool."""
     return (outer.weight == 0).all(dim=0)

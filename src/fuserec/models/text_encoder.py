@@ -114,3 +114,10 @@ def transformer_config(encoder: str) -> Any:
     if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
         raise ValueError("encoder has no model_type; expected the JSON of a transformer's config.json")
     return AutoConfig.for_model(**fields)
+
+
+def with_layers(encoder: str, count: int) -> str:
+    """Return the configuration of a transformer with another number of layers, JSON."""
+    config = transformer_config(encoder)
+    config.num_hidden_layers = count
+    return json.dumps(config.to_diff_dict() | {"model_type": config.model_type}, sort_keys=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from fuserec.errors import DataError
-from fuserec.models.text_encoder import transformer_config
+from fuserec.models.text_encoder import transformer_config, with_layers
 
 PACKAGED: Final = "all-MiniLM-L6-v2"
 _LAYER: Final = re.compile(r"\blayer\.(\d+)\.")
@@ -92,15 +92,13 @@ def first_layers(pretrained: Pretrained, count: int) -> Pretrained:
     config = transformer_config(pretrained.config)
     if count > config.num_hidden_layers:
         raise DataError(f"n_layers is {count}; expected at most {config.num_hidden_layers}, what the encoder has")
-    config.num_hidden_layers = count
 
     def kept(name: str) -> bool:
         layer = _LAYER.search(name)
         return layer is None or int(layer[1]) < count
 
     state = {name: tensor for name, tensor in pretrained.state.items() if kept(name)}
-    fields = config.to_diff_dict() | {"model_type": config.model_type}
-    return Pretrained(json.dumps(fields, sort_keys=True), pretrained.tokenizer, state)
+    return Pretrained(with_layers(pretrained.config, count), pretrained.tokenizer, state)
 
 
 def _packaged() -> Path:
