@@ -7,6 +7,7 @@ last two items are held out, as they were, so that what is told of it can be com
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,11 +33,15 @@ from fuserec.train.text import TextRecipe, tune
 Scores = dict[str, dict[str, float]]
 
 NO_TUNING: Final = "; give --fine-tune-epochs 0 to leave it as it is"
+# What is told in metrics of weights that are no more.
+STALE: Final = ("validation", "test", "retrieval", "pruning")
 # Recipes whose training starts from a pretrained encoder and nothing else.
 ONLY_ANEW: Final = {
     "dialogue": "learns from conversations, which no checkpoint holds",
     "ranker-text": "can only be trained anew (try --set n_layers)",
 }
+
+logger = logging.getLogger(__name__)
 
 
 def make_smaller(
@@ -159,22 +164,25 @@ def _tuned(smaller: Checkpoint, dataset: DataSet, recipe: Any, run: Run) -> Chec
         start = Start(smaller, keep_ids=True)
         tuned = get_recipe(start.recipe_name()).train(dataset, recipe, dataclasses.replace(run, start=start))
     told: dict[str, Any] = {name: value for name, value in tuned.metrics.items() if name != "continued"}
+    # A ranker of ratings alone has none of these.
     before, after = (metrics["validation"].get(MONITOR) for metrics in (smaller.metrics, told))
     if before is not None and after is not None and after <= before:
+        logger.warning("fine-tuning took the validation %s from %.4f to %.4f; what it started from is kept",
+                       MONITOR, before, after)  # fmt: skip
         return smaller
     return dataclasses.replace(tuned, metrics=told)
 
 
 def _untuned_metrics(checkpoint: Checkpoint, scores: Scores, prune: float) -> dict[str, Any]:
     """Return the metrics of a checkpoint that was made smaller, with its own scores and with a recipe that fits it."""
-    metrics = {name: value for name, value in checkpoint.metrics.items() if name not in ("retrieval", "pruning")}
+    metrics = {name: value for name, value in checkpoint.metrics.items() if name not in STALE}
     told = metrics.get("recipe")
     if isinstance(told, dict):
         size = _depth(checkpoint, told)
         if share := max(prune, _pruned_share(metrics)):
             size |= {"prune": share, "prune_epoch": 1}
         metrics["recipe"] = told | size
-    return metrics | {"validation": {}, "test": {}} | scores | {"parameters": _parameters(checkpoint, masked=True)}
+    return metrics | scores | {"parameters": _parameters(checkpoint, masked=True)}
 
 
 def _pruned_share(metrics: Mapping[str, Any]) -> float:
