@@ -77,6 +77,25 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
             out.print(f"{note}: before training, on validation  {_numbers(metrics[note]['before']['validation'])}")
 
 
+def shrunk(told: dict[str, Any]) -> None:
+    """Show what making a checkpoint smaller cost, on stderr: what follows on stdout is of the export."""
+    stages = {"before": "as it was", "untuned": "smaller", "after": f"fine-tuned, {told['epochs']} epochs"}
+    shown = {
+        what: told[stage] for stage, what in stages.items() if told[stage] and (told["epochs"] or stage != "after")
+    }
+    parameters = told["parameters"]
+    taken = f"{told['prune']:.0%} of the hidden units and {told['dropped_layers']} layers taken out"
+    title = f"{taken}: {parameters['before']:,} parameters are {parameters['after']:,}"
+    if not shown:
+        err.print(title)
+        return
+    table = Table("", *next(iter(shown.values()))["test"], title=title, title_justify="left")
+    for what, scores in shown.items():
+        for split in ("validation", "test"):
+            table.add_row(f"{what}, {split}", *(f"{value:.4f}" for value in scores[split].values()))
+    err.print(table)
+
+
 def manifest(manifest: Manifest, repository: Path) -> None:
     """Show what a repository holds."""
     table = Table(show_header=False, title=f"{repository}", title_justify="left")

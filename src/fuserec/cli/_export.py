@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from fuserec.cli._app import JsonFlag, app
+from fuserec.cli._shrink import Smaller, made_smaller
 
 if TYPE_CHECKING:
     from fuserec.manifest import Manifest
+
+SMALLER: Final = "Making the model smaller first"
 
 
 @app.command()
@@ -28,14 +31,32 @@ def export(
     ] = None,
     candidates: Annotated[int, typer.Option(help="How many of the best found items the ranker sees.")] = 200,
     as_json: JsonFlag = False,
+    prune: Annotated[
+        float, typer.Option(help="Share of the hidden units to take out first, from 0 to 1.", rich_help_panel=SMALLER)
+    ] = 0.0,
+    drop_layers: Annotated[int, typer.Option(help="Layers to leave out first.", rich_help_panel=SMALLER)] = 0,
+    fine_tune_epochs: Annotated[
+        int, typer.Option(min=0, help="How long what is left is fine-tuned.", rich_help_panel=SMALLER)
+    ] = 2,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the checkpoint was trained on, where fine-tuning needs ratings.", rich_help_panel=SMALLER
+        ),
+    ] = None,
+    save_shrunk: Annotated[
+        Path | None, typer.Option(help="Folder to keep the smaller checkpoint in.", rich_help_panel=SMALLER)
+    ] = None,
 ) -> None:
     """Export a checkpoint: ONNX, quantized engines, item index, and a manifest of it all."""
     from fuserec import display
     from fuserec.export import ExportConfig, export_checkpoint
 
     config = ExportConfig(precision, tuple(target or ()), ranker=ranker, candidates=candidates)
-    with display.steps() as on_step:
-        manifest = export_checkpoint(checkpoint, repository, config, on_step=on_step)
+    smaller = Smaller(prune, drop_layers, fine_tune_epochs, data, save_shrunk)
+    # `reference` is what the quality gate is to compare with, so that a shrunk model is not judged by itself.
+    with made_smaller(checkpoint, smaller) as (source, reference), display.steps() as on_step:  # noqa: F841
+        manifest = export_checkpoint(source, repository, config, on_step=on_step)
     _show_manifest(manifest, repository, as_json)
 
 
