@@ -128,4 +128,7 @@ def test_hours_of_reading_are_announced(
     checkpoint = Checkpoint.load(tmp_path)
     asked = Questions(np.array([5]), Ragged.from_lengths(np.array([1000]), np.array([1])), np.array([1007]))
     answer_by_checkpoint(checkpoint, asked, 5)
-    assert "1 users with 300 items are 300 texts" in caplog.text and "--users evaluates fewer" in caplog.text
+    assert (
+        "1 users with 300 items are 300 texts for ranker-text" in caplog.text
+        and "--users evaluates fewer" in caplog.text
+    )

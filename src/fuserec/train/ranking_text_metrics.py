@@ -76,8 +76,10 @@ def rank_users_by_text_ranker(
     items = torch.arange(1, model.config.n_items + 1)
     head = HEADS.index(model.heads[0])
     if (pairs := len(histories) * model.config.n_items) > MANY_PAIRS:
-        logger.warning("%s users with %s items are %s texts for ranker-text to read, some hundred a second on a CPU; "
-                       "--users evaluates fewer", f"{len(histories):,}", f"{model.config.n_items:,}", f"{pairs:,}")  # fmt: skip
+        logger.warning(
+            f"{len(histories):,} users with {model.config.n_items:,} items are {pairs:,} texts for ranker-text, "
+            "some hundred a second on a CPU; --users evaluates fewer"
+        )
 
     def score(users: slice) -> Tensor:
         history = padded[users]
