@@ -60,7 +60,8 @@ def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def training(metrics: dict[str, Any], folder: Path) -> None:
     """Show what a checkpoint scored."""
-    table = Table("", *metrics["test"], title=f"{metrics['protocol']}, {metrics['n_test_users']} users")
+    asked = "questions" if metrics.get("recipe_name") == "dialogue" else "users"
+    table = Table("", *metrics["test"], title=f"{metrics['protocol']}, {metrics['n_test_users']} {asked}")
     for split in ("validation", "test"):
         table.add_row(split, *(f"{value:.4f}" for value in metrics[split].values()))
     out.print(table)
