@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fuserec.errors import UsageError
+
 
 class Adapter(nn.Module):
     """A bottleneck with a residual connection, the identity until it is trained (Houlsby et al. 2019)."""
@@ -70,13 +72,13 @@ class TextEncoder(nn.Module):
         """The layers of the transformer, lowest first.
 
         Raises:
-            ValueError: if it is not built as BERT is.
+            UsageError: if it is not built as BERT is.
         """
         layers = getattr(getattr(self.transformer, "encoder", None), "layer", None)
         if not isinstance(layers, nn.ModuleList):
             kind = self.transformer.config.model_type
-            raise ValueError(
-                f"encoder is a {kind!r}, whose layers are not those of BERT; expected BERT, RoBERTa, MPNet"
+            raise UsageError(
+                f"encoder is a {kind!r}, whose layers are not those of BERT; expected BERT, RoBERTa or MPNet"
             )
         return layers
 
