@@ -80,10 +80,10 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
 
 def shrunk(told: dict[str, Any]) -> None:
     """Show what making a checkpoint smaller cost, on stderr: what follows on stdout is of the export."""
-    stages = {"before": "as it was", "untuned": "smaller", "after": f"fine-tuned, {told['epochs']} epochs"}
-    shown = {
-        what: told[stage] for stage, what in stages.items() if told[stage] and (told["epochs"] or stage != "after")
-    }
+    stages = {"before": "as it was", "untuned": "smaller"}
+    if told["fine_tuned"]:
+        stages["after"] = f"fine-tuned, {told['epochs']} epochs"
+    shown = {what: told[stage] for stage, what in stages.items() if told[stage]}
     parameters = told["parameters"]
     taken = f"{told['prune']:.0%} of the hidden units and {told['dropped_layers']} layers taken out"
     title = f"{taken}: {parameters['before']:,} parameters are {parameters['after']:,}"

@@ -70,7 +70,7 @@ def test_pruned_and_shallow_and_tuned(sasrec: Checkpoint) -> None:
     [(_, inner, outer)] = pairs(made.module())
     assert int(masked_units(inner, outer).sum()) == 16
     told = made.metrics["shrunk"]
-    assert (told["prune"], told["dropped_layers"], told["epochs"]) == (0.5, 1, 4)
+    assert (told["prune"], told["dropped_layers"], told["epochs"], told["fine_tuned"]) == (0.5, 1, 4, True)
     assert told["before"] == {part: sasrec.metrics[part] for part in ("validation", "test")}
     assert told["after"] == {part: made.metrics[part] for part in ("validation", "test")}
     assert ndcg(told["after"]) > ndcg(told["untuned"])
@@ -109,7 +109,7 @@ def test_tuning_that_only_harms_is_not_kept(sasrec: Checkpoint) -> None:
         sasrec, metrics=sasrec.metrics | {"recipe": sasrec.metrics["recipe"] | {"learning_rate": 10.0}}
     )
     told = smaller(reckless, prune=0.25, epochs=1).metrics["shrunk"]
-    assert told["after"] == told["untuned"]
+    assert told["after"] == told["untuned"] and told["fine_tuned"] is False
 
 
 def test_fine_tuning_does_not_see_the_test_items(sasrec: Checkpoint) -> None:

@@ -55,7 +55,7 @@ def export(
     config = ExportConfig(precision, tuple(target or ()), ranker=ranker, candidates=candidates)
     smaller = Smaller(prune, drop_layers, fine_tune_epochs, data, save_shrunk)
     # `reference` is what the quality gate is to compare with, so that a shrunk model is not judged by itself.
-    with made_smaller(checkpoint, smaller) as (source, reference), display.steps() as on_step:  # noqa: F841
+    with made_smaller(checkpoint, smaller) as (source, reference), display.steps() as on_step:
         manifest = export_checkpoint(source, repository, config, on_step=on_step)
     _show_manifest(manifest, repository, as_json)
 

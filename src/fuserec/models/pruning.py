@@ -93,7 +93,9 @@ def shrink_(module: nn.Module, share: float) -> int:
 
 
 def drop_masked_(module: nn.Module) -> int:
-    """Take the masked units of every pair out for good, which changes nothing that is returned; return how many.
+    """Take the masked units of every pair out for good; return how many.
+
+    What the pair returns stays the same, but for the order in which products are added up.
 
     One unit of a pair stays, masked or not: runtimes do not agree on matrices without rows.
     """

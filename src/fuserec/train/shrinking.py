@@ -87,18 +87,20 @@ def make_smaller(
     dataset = _trained_on(checkpoint, data)
     split = None if dataset is None else leave_one_out(dataset)
     scores = {"before": _scores(checkpoint, split), "untuned": _scores(untuned, split)}
-    smaller = dataclasses.replace(untuned, metrics=_untuned_metrics(untuned, scores["untuned"], prune))
+    untuned = dataclasses.replace(untuned, metrics=_untuned_metrics(untuned, scores["untuned"], prune))
+    smaller = untuned
     if recipe is not None:
         if dataset is None:
             raise UsageError(f"the checkpoint holds no histories to fine-tune on{NO_TUNING}")
-        smaller = _tuned(smaller, dataset, recipe, Run(progress=progress))
+        smaller = _tuned(untuned, dataset, recipe, Run(progress=progress))
     pair = {"before": checkpoint, "after": smaller}
     shrunk = {
         "prune": prune,
         "dropped_layers": drop_layers,
         "epochs": epochs,
+        "fine_tuned": smaller is not untuned,
         **scores,
-        "after": _scores(smaller, split) if epochs else scores["untuned"],
+        "after": scores["untuned"] if smaller is untuned else _scores(smaller, split),
         "parameters": {name: _parameters(one, masked=False) for name, one in pair.items()},
     }
     return dataclasses.replace(smaller, metrics=smaller.metrics | {"shrunk": shrunk})
