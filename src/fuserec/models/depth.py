@@ -2,7 +2,9 @@
 
 The top layers of a transformer are those that can be spared best (Sajjad et al. 2020, "Poor Man's BERT"); models whose
 training dropped layers at random keep every other one instead (LayerDrop; Fan et al. 2020), which ours did not.
-Convolutions have a second reason: how far back a layer looks depends on its place, and the first ones keep theirs.
+Convolutions have a second reason: how far back a layer looks depends on its place, and the first ones keep theirs. What
+must stay is the first layer; of a SASRec of four on MovieLens-100K, the first and third do as well as the first two
+(test NDCG@10 0.109 and 0.108 before fine-tuning, 0.104 the whole), the last two do not (0.039). One seed each.
 """
 
 from __future__ import annotations
