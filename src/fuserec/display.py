@@ -77,7 +77,8 @@ def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def training(metrics: dict[str, Any], folder: Path) -> None:
     """Show what a checkpoint scored."""
-    table = Table("", *metrics["test"], title=f"{metrics['protocol']}, {metrics['n_test_users']} users")
+    asked = "questions" if metrics.get("recipe_name") == "dialogue" else "users"
+    table = Table("", *metrics["test"], title=f"{metrics['protocol']}, {metrics['n_test_users']} {asked}")
     for split in ("validation", "test"):
         table.add_row(split, *(f"{value:.4f}" for value in metrics[split].values()))
     out.print(table)
@@ -92,6 +93,25 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
     for note in ("continued", "transferred"):
         if note in metrics:
             out.print(f"{note}: before training, on validation  {_numbers(metrics[note]['before']['validation'])}")
+
+
+def shrunk(told: dict[str, Any]) -> None:
+    """Show what making a checkpoint smaller cost, on stderr: what follows on stdout is of the export."""
+    stages = {"before": "as it was", "untuned": "smaller"}
+    if told["fine_tuned"]:
+        stages["after"] = f"fine-tuned, {told['epochs']} epochs"
+    shown = {what: told[stage] for stage, what in stages.items() if told[stage]}
+    parameters = told["parameters"]
+    taken = f"{told['prune']:.0%} of the hidden units and {told['dropped_layers']} layers taken out"
+    title = f"{taken}: {parameters['before']:,} parameters are {parameters['after']:,}"
+    if not shown:
+        err.print(title)
+        return
+    table = Table("", *next(iter(shown.values()))["test"], title=title, title_justify="left")
+    for what, scores in shown.items():
+        for split in ("validation", "test"):
+            table.add_row(f"{what}, {split}", *(f"{value:.4f}" for value in scores[split].values()))
+    err.print(table)
 
 
 def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> None:
@@ -115,7 +135,7 @@ def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> N
     table.add_row("built with", ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()))
     out.print(table)
 
-    columns = ("part", "target", "runtime", "precision", "NDCG@10", "lost", "overlap", "file", "bytes", "build s")
+    columns = ("part", "target", "runtime", "precision", "NDCG@10", "lost", "overlap", "bytes")
     engines = Table(*columns, title="engines", title_justify="left")
     built = [(part, *entry) for part, network in manifest.parts.items() for entry in network.engines.items()]
     for part, target, engine in built:
@@ -127,8 +147,7 @@ def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> N
             _or_dash(quality["loss"], ".2%"),
             _or_dash(quality["overlap"], ".1%"),
         ]
-        built_s = f"{engine.build_s:.1f}" if engine.build_s else "-"
-        engines.add_row(part, target, runtime, engine.precision, *judged, engine.file, size, built_s)
+        engines.add_row(part.replace("_", " "), target, runtime, engine.precision, *judged, size)
     out.print(engines)
 
     files = Table("file", "bytes", "SHA-256", title="files", title_justify="left")

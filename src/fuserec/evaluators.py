@@ -68,9 +68,7 @@ def _of_checkpoint(name: str) -> Evaluator:
     checkpoint = Checkpoint.load(Path(name))
 
     def answer(questions: Questions, k: int, on_progress: OnProgress) -> Answers:
-        answers = answer_by_checkpoint(checkpoint, questions, k)
-        on_progress(len(questions))
-        return answers
+        return answer_by_checkpoint(checkpoint, questions, k, on_progress)
 
     return Evaluator(name, "torch", answer)
 

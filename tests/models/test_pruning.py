@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fuserec.models.pruning import choose_units, mask_units_, masked_units, pairs, shrink_
+from fuserec.models.pruning import choose_units, drop_masked_, mask_units_, masked_units, pairs, shrink_
 from fuserec.models.sequential import GRU4Rec, SASRec, SequentialConfig
 
 CONFIG = SequentialConfig(n_items=12, dim=8, max_history=6)
@@ -63,3 +63,37 @@ def test_a_bias_counts_and_may_be_missing() -> None:
         before = model(x)
         assert shrink_(model, 0.5) == 2
         torch.testing.assert_close(model(x), before)
+
+
+def test_dropping_masked_units_is_exact() -> None:
+    """Whole numbers through ReLU are added without rounding, in whatever order: what is returned is the same bits."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    for parameter in model.parameters():
+        parameter.data = torch.randint(-9, 10, parameter.shape).float()
+    [(_, inner, outer)] = pairs(model)
+    # Masked by what leaves them alone: their own weights and biases are not zero.
+    outer.weight.data[:, [1, 2, 6]] = 0.0
+    x = torch.randint(-9, 10, (5, 3)).float()
+    before = model(x)
+    assert drop_masked_(model) == 3
+    assert [part.weight.shape for part in model if isinstance(part, nn.Linear)] == [(5, 3), (2, 5)]
+    assert torch.equal(model(x), before)
+    assert drop_masked_(model) == 0
+
+
+def test_a_pair_that_says_nothing_keeps_one_unit() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 2))
+    [(_, inner, outer)] = pairs(model)
+    outer.weight.data.zero_()
+    x = torch.randn(5, 3)
+    before = model(x)
+    assert drop_masked_(model) == 7
+    assert torch.equal(model(x), before)
+
+
+def test_a_model_without_masked_units_stays_as_it_is() -> None:
+    model = SASRec(CONFIG)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert drop_masked_(model) == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fuserec.contract import NO_ID
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
+from fuserec.models.ranker_text import TextRankTower
 from fuserec.train.answering import answer_by_checkpoint, rows_of
 from fuserec.train.data import DataSet
 from fuserec.train.exposure import Popularity
@@ -67,8 +71,6 @@ def test_rows_of_ids() -> None:
 
 
 def test_what_ranks_no_catalogue_is_told_what_to_do(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     other = dataclasses.replace(checkpoint)
     monkeypatch.setattr(Checkpoint, "module", lambda self: torch.nn.Linear(1, 1))
     with pytest.raises(UsageError, match="export it with its retriever"):
@@ -88,3 +90,45 @@ def test_a_ranker_is_judged_by_what_it_says_of_every_item(cyclic: DataSet) -> No
     metrics = report(questions, answer_by_checkpoint(trained, questions, 25), Popularity.of(split), [10], None)
     for metric in ("hr@10", "ndcg@10", "mrr@10", "coverage@10"):
         assert metrics["metrics"][metric]["value"] == pytest.approx(trained.metrics["test"][metric], rel=1e-13), metric
+
+
+def test_a_cross_encoder_is_judged_by_what_it_says_of_every_item(
+    untrained: Callable[[str, Path], None], tmp_path: Path
+) -> None:
+    untrained("ranker-text", tmp_path)
+    checkpoint = Checkpoint.load(tmp_path)
+    item_ids = checkpoint.items["item_id"].to_numpy()
+    histories = Ragged.from_lengths(item_ids[[5, 9, 40, 7]], np.array([3, 1]))
+    asked = Questions(np.array([5, 8]), histories, item_ids[[17, 200]])
+    counted: list[int] = []
+    answers = answer_by_checkpoint(checkpoint, asked, 400, counted.append)
+    assert counted == [1, 1]
+
+    tower = checkpoint.module().rank_tower
+    assert isinstance(tower, TextRankTower)
+    rows = torch.arange(1, item_ids.size + 1)
+    for row, past in enumerate([[6, 10, 41], [8]]):
+        with torch.no_grad():
+            scores = tower(torch.tensor([0]), torch.tensor([past]), rows[None])[0, :, 0]
+        found = answers.top[row][answers.top[row] != NO_ID]
+        assert set(found.tolist()) == set(item_ids.tolist()) - set(asked.histories[row].tolist())
+        places = np.searchsorted(item_ids, found)
+        assert (scores[places].diff() <= 1e-5).all(), "not in the order of what the ranker says"
+        assert found[answers.ranks[row] - 1] == asked.targets[row]
+
+
+def test_hours_of_reading_are_announced(
+    untrained: Callable[[str, Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("fuserec.train.ranking_text_metrics.MANY_PAIRS", 299)
+    untrained("ranker-text", tmp_path)
+    checkpoint = Checkpoint.load(tmp_path)
+    asked = Questions(np.array([5]), Ragged.from_lengths(np.array([1000]), np.array([1])), np.array([1007]))
+    answer_by_checkpoint(checkpoint, asked, 5)
+    assert (
+        "1 users with 300 items are 300 texts for ranker-text" in caplog.text
+        and "--users evaluates fewer" in caplog.text
+    )

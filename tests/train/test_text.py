@@ -218,9 +218,9 @@ def test_nothing_is_printed_while_an_encoder_is_loaded(encoder: Path, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["no-such/encoder", "/no/such/folder"])
-def test_an_encoder_that_is_nowhere_is_a_clear_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_that_is_nowhere_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    name = "no-such/encoder"
     with pytest.raises(DataError, match=f"encoder '{name}' cannot be loaded .*expected all-MiniLM-L6-v2, a folder"):
         load_pretrained(name)
 
@@ -249,3 +249,23 @@ def test_options_that_do_not_fit_the_encoder_are_refused(
     (name,) = options
     with pytest.raises(UsageError, match=f"{name} is {options[name]}; expected at most"):
         probe(dataset, small(encoder, **options), QUIET)
+
+
+@pytest.mark.parametrize("tuning", ["adapter", "top"])
+def test_an_encoder_of_other_layers_says_which_tunings_it_takes(tuning: str, dataset: DataSet, tmp_path: Path) -> None:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    texts = item_texts(dataset.items)
+    write_encoder(tmp_path, texts)  # for its tokenizer
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 32}
+    DistilBertModel(DistilBertConfig(vocab_size=400, pad_token_id=0, **sizes)).save_pretrained(tmp_path)
+    message = f"tuning is '{tuning}' and encoder .* a 'distilbert'.* expected tuning lora, full or frozen, or one of"
+    with pytest.raises(UsageError, match=message):
+        probe(dataset, small(tmp_path, tuning=tuning), QUIET)
+    assert probe(dataset, small(tmp_path, tuning="frozen", epochs=1), QUIET).architecture == "text"
+
+
+@pytest.mark.parametrize("name", ["/no/such/encoder", "./encoder", "../encoder"])
+def test_a_missing_folder_is_called_one(name: str) -> None:
+    with pytest.raises(DataError, match=f"encoder '{name}' is not a folder; expected one with config.json, tokenizer"):
+        load_pretrained(name)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from fuserec.cli._app import JsonFlag, app
+from fuserec.cli._shrink import Smaller, made_smaller
 
 if TYPE_CHECKING:
     from fuserec.manifest import Manifest
+
+SMALLER: Final = "Making the model smaller first"
 
 
 @app.command()
@@ -29,8 +33,8 @@ def export(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to build engines for, repeatable: cpu (always built); sm75, sm80, sm86, sm89, sm120 (TensorRT-RTX, "
-            "ahead of time); tensorrt-sm80, -sm89, -sm90, -sm100 (TensorRT, on that GPU)."
+            help="What to build engines for, repeatable: cpu (always built); sm75, sm80, sm86, sm89, sm120 "
+            "(TensorRT-RTX, ahead of time); tensorrt-sm80, -sm89, -sm90, -sm100 (TensorRT, on that GPU)."
         ),
     ] = None,
     calibration: Annotated[
@@ -46,25 +50,45 @@ def export(
     keep: Annotated[int, typer.Option(min=1, help="How many good versions stay, this one included.")] = 2,
     force: Annotated[bool, typer.Option("--force", help="Build even what the repository already holds.")] = False,
     as_json: JsonFlag = False,
+    prune: Annotated[
+        float, typer.Option(help="Share of the hidden units to take out first, from 0 to 1.", rich_help_panel=SMALLER)
+    ] = 0.0,
+    drop_layers: Annotated[int, typer.Option(help="Layers to leave out first.", rich_help_panel=SMALLER)] = 0,
+    fine_tune_epochs: Annotated[
+        int, typer.Option(min=0, help="How long what is left is fine-tuned.", rich_help_panel=SMALLER)
+    ] = 2,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the checkpoint was trained on, where fine-tuning needs ratings.", rich_help_panel=SMALLER
+        ),
+    ] = None,
+    save_shrunk: Annotated[
+        Path | None, typer.Option(help="Folder to keep the smaller checkpoint in.", rich_help_panel=SMALLER)
+    ] = None,
 ) -> None:
     """Export a checkpoint as the next version: engines that pass a gate on ranking quality, index, and manifest."""
     from fuserec import display
     from fuserec.export import ExportConfig, Gate
     from fuserec.export.unchanged import already_published
 
+    smaller = Smaller(prune, drop_layers, fine_tune_epochs, data, save_shrunk)
     gate = Gate(max_ndcg_loss, min_overlap, accept_quality_loss)
     config = ExportConfig(precision, tuple(target or ()), calibration, gate=gate, ranker=ranker, candidates=candidates)
-    # Asked here, before the exporter and with it torch is imported.
-    manifest = None if force else already_published(checkpoint, repository, config)
-    with display.steps() as steps:
-        if manifest is not None:
-            steps(f"version {manifest.version} already holds this export; --force builds it anew")
-        else:
-            from fuserec.export import export_checkpoint
+    # `reference` is what the gate compares with, so that a smaller model is not judged by itself.
+    with made_smaller(checkpoint, smaller) as (source, reference):
+        config = dataclasses.replace(config, reference=reference)
+        # Asked here, before the exporter and with it torch is imported.
+        manifest = None if force else already_published(source, repository, config)
+        with display.steps() as steps:
+            if manifest is not None:
+                steps(f"version {manifest.version} already holds this export; --force builds it anew")
+            else:
+                from fuserec.export import export_checkpoint
 
-            manifest = export_checkpoint(
-                checkpoint, repository, config, keep=keep, force=True, on_step=steps, on_build=steps.advance
-            )
+                manifest = export_checkpoint(
+                    source, repository, config, keep=keep, force=True, on_step=steps, on_build=steps.advance
+                )
     _show_manifest(manifest, repository, as_json)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fuserec.contract import ENCODE, EXPLAIN, RANK, RANKER, RECOMMEND, SEARCH, T
 from fuserec.errors import ExportError
 from fuserec.export.config import ExportConfig
 from fuserec.export.gate import choose_engines
+from fuserec.export.judging import Reference
 from fuserec.export.ladder import BuiltEngine, Ladder, OnBuild, OnStep, ask, climb, trace
 from fuserec.export.parts import Part, ranker, text_encoder, user_tower
 from fuserec.export.precision import SCHEMES
@@ -70,12 +72,17 @@ def export_checkpoint(
     sources = load_sources(checkpoint_folder, config.ranker)
     checkpoint = sources.checkpoint
     models = _models(sources)
-    index = _index(sources, on_step)
-    parts = _parts(sources, index, config)
+    parts, index = _parts(sources, config, on_step)
+    originals: Sequence[Part | None] = [None] * len(parts)
+    if config.reference is not None:
+        originals, _ = _parts(load_sources(config.reference, config.ranker), config, on_step)
     inputs, data = inputs_sha256(checkpoint_folder, config), data_fingerprint(checkpoint_folder)
     with publishing(repository, models, keep=keep) as staging, tempfile.TemporaryDirectory() as made:
         scratch, bundle = Path(made), staging.bundle
-        ladders = [_climb(part, config, scratch, on_step, on_build) for part in parts]
+        ladders = [
+            _climb(part, original, config, scratch, on_step, on_build)
+            for part, original in zip(parts, originals, strict=True)
+        ]
         if config.precision in SCHEMES and not any(rung.quantized for ladder in ladders for rung in ladder.rungs):
             raise ExportError(
                 f"{checkpoint.architecture} has no matrix product with weights to quantize; export it as fp32 or fp16"
@@ -130,11 +137,18 @@ def graph_file(part: str) -> str:
     return f"engines/{part}.cpu.onnx"
 
 
-def _climb(part: Part, config: ExportConfig, scratch: Path, on_step: OnStep, on_build: OnBuild) -> Ladder:
+def _climb(
+    part: Part, original: Part | None, config: ExportConfig, scratch: Path, on_step: OnStep, on_build: OnBuild
+) -> Ladder:
+    """Build all that is asked for of a part; `original` is the same part of the reference, None if that is the same."""
     on_step(f"{part.title}: tracing to ONNX")
     traced = trace(part, scratch)
-    reference = ask(traced, part, "fp32")
-    return climb(part, traced, reference, scratch, config, on_step, on_build)
+    lists = ask(traced, part, "fp32")
+    before = lists
+    if original is not None:
+        (scratch / "original").mkdir(exist_ok=True)
+        before = ask(trace(original, scratch / "original"), original, "fp32")
+    return climb(part, traced, Reference(lists, before), scratch, config, on_step, on_build)
 
 
 def _publish(ladder: Ladder, chosen: dict[str, BuiltEngine], bundle: Path) -> PartRecord:
@@ -156,26 +170,20 @@ def _publish(ladder: Ladder, chosen: dict[str, BuiltEngine], bundle: Path) -> Pa
     return PartRecord(part.signature, {part.output: part.shape}, engines)
 
 
-def _index(sources: Sources, on_step: OnStep) -> ItemIndex | None:
-    if sources.retriever is None:
-        return None
-    on_step("encoding the items and building the index")
-    vectors = sources.retriever.item_vectors().numpy()
-    return ItemIndex.build(vectors, sources.checkpoint.items["item_id"].to_numpy())
-
-
 def _models(sources: Sources) -> list[str]:
     """Return what is served, the front door first."""
     retrieving = [RECOMMEND, ENCODE, SEARCH, EXPLAIN] if sources.retriever is not None else []
     return retrieving + ([RANK] if sources.ranker is not None else [])
 
 
-def _parts(sources: Sources, index: ItemIndex | None, config: ExportConfig) -> list[Part]:
+def _parts(sources: Sources, config: ExportConfig, on_step: OnStep) -> tuple[list[Part], ItemIndex | None]:
+    """Return what is to be exported, and the index of the items, if they are to be found."""
     checkpoint = sources.checkpoint
     users, items = checkpoint.users, checkpoint.items
-    parts = []
-    if index is not None:
-        assert sources.retriever is not None
+    parts, index = [], None
+    if sources.retriever is not None:
+        on_step("encoding the items and building the index")
+        index = ItemIndex.build(sources.retriever.item_vectors().numpy(), items["item_id"].to_numpy())
         parts.append(user_tower(sources.retriever, users, items, index, config.calibration_users))
         if isinstance(sources.retriever, TextRetriever):
             assert checkpoint.tokenizer is not None
@@ -185,7 +193,7 @@ def _parts(sources: Sources, index: ItemIndex | None, config: ExportConfig) -> l
     if sources.ranker is not None:
         reads_texts = sources.ranker_reads_texts
         parts.append(ranker(sources.ranker, users, items, config.calibration_users, reads_texts=reads_texts))
-    return parts
+    return parts, index
 
 
 def _text_record(sources: Sources) -> TextRecord:

@@ -55,24 +55,40 @@ class Quality:
         ndcg: NDCG@10, one item being right; None where no right item is known.
         hr: HR@10, likewise.
         overlap: share of the ten best by float32 that are among these ten, averaged.
-        loss: relative loss of NDCG@10 against float32; negative where it is higher.
+        loss: relative loss of NDCG@10 against the reference; negative where it is higher.
+        kept: as `overlap`, of the ten best by the reference.
     """
 
     ndcg: float | None
     hr: float | None
     overlap: float
     loss: float | None
+    kept: float
 
 
-def judge(lists: Ids, reference: Ids, targets: Ids) -> Quality:
-    """Compare lists with those of float32, (n, 10) int64 both, and with what is right, (n,) int64."""
-    overlap = float(np.mean([_shared(a, b) for a, b in zip(lists, reference, strict=True)]))
+@dataclass(frozen=True)
+class Reference:
+    """What lists are compared with, all (n, 10) int64.
+
+    Attributes:
+        float32: lists of the same network in float32: how far a precision changes them is what `overlap` says.
+        original: lists of the checkpoint that NDCG@10 is measured against. It is another network where the one that is
+            exported was made smaller: that one may find other items, as long as they are as good.
+    """
+
+    float32: Ids
+    original: Ids
+
+
+def judge(lists: Ids, reference: Reference, targets: Ids) -> Quality:
+    """Compare lists, (n, 10) int64, with those of a reference, and with what is right, (n,) int64."""
+    overlap, kept = _overlap(lists, reference.float32), _overlap(lists, reference.original)
     known = targets != NOBODY
     if not known.any():
-        return Quality(None, None, overlap, None)
+        return Quality(None, None, overlap, None, kept)
     ndcg, hr = _metrics(lists[known], targets[known])
-    before, _ = _metrics(reference[known], targets[known])
-    return Quality(ndcg, hr, overlap, (before - ndcg) / before if before > 0 else 0.0)
+    before, _ = _metrics(reference.original[known], targets[known])
+    return Quality(ndcg, hr, overlap, (before - ndcg) / before if before > 0 else 0.0, kept)
 
 
 def best_items(index: ItemIndex, seen: list[list[Ids]]) -> Callable[[int, NDArray[np.float32]], Ids]:
@@ -89,6 +105,10 @@ def best_candidates(feeds: list[Feed], order: int) -> Callable[[int, NDArray[np.
         return np.pad(rows, ((0, 0), (0, K - rows.shape[1])), constant_values=NOBODY)
 
     return best
+
+
+def _overlap(lists: Ids, reference: Ids) -> float:
+    return float(np.mean([_shared(a, b) for a, b in zip(lists, reference, strict=True)]))
 
 
 def _shared(came: Ids, expected: Ids) -> float:

@@ -13,7 +13,7 @@ from fuserec.errors import ExportError
 from fuserec.export.calibration import largest_values
 from fuserec.export.config import ExportConfig, Gate
 from fuserec.export.gate import refusal
-from fuserec.export.judging import Ids, Quality, judge
+from fuserec.export.judging import Ids, Quality, Reference, judge
 from fuserec.export.onnx_graph import export_graph
 from fuserec.export.parity import measure_parity
 from fuserec.export.parts import Part
@@ -96,14 +96,20 @@ def ask(graph: Path, part: Part, precision: str) -> Ids:
 
 
 def climb(
-    part: Part, traced: Path, reference: Ids, scratch: Path, config: ExportConfig, on_step: OnStep, on_build: OnBuild
+    part: Part,
+    traced: Path,
+    reference: Reference,
+    scratch: Path,
+    config: ExportConfig,
+    on_step: OnStep,
+    on_build: OnBuild,
 ) -> Ladder:
     """Build and judge a part in the precisions that are asked for.
 
     Args:
         part: what to build.
         traced: its float32 graph.
-        reference: the lists that float32 gives to its questions.
+        reference: what the lists are compared with.
         scratch: folder for graphs and engines.
         config: precision, targets, gate.
         on_step: told of each step as it begins.
@@ -133,7 +139,7 @@ def climb(
 def _rung(
     part: Part,
     traced: Path,
-    reference: Ids,
+    reference: Reference,
     largest: Mapping[str, float],
     kind: Literal["cpu", "gpu"],
     precision: str,

@@ -29,7 +29,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1a202c; max-width: 68rem; m
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 2rem 0 .3rem }
 p { margin: .3rem 0 } .quiet { color: #5a6578 }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid #e2e8f0 }
+th, td { padding: .25rem .8rem .25rem 0; text-align: right }
+tr { border-bottom: 1px solid #e2e8f0 }
 th, td { white-space: nowrap } th { font-weight: 600; color: #5a6578 } th.text, td.text { text-align: left }
 tr.published td { font-weight: 600; background: #f0f7f2 } tr.refused td { color: #a0aec0 } td.why { white-space: normal }
 svg { max-width: 100%; height: auto }
@@ -49,11 +50,15 @@ $parts
 def render(document: dict[str, Any]) -> str:
     """Return the page of a report's document, as `report.write_report` makes it."""
     gate, calibration = document["gate"], document["calibration"]
+    accepted = ", or all the same, as the loss was accepted" if gate["accept_loss"] else ""
+    original = (
+        " NDCG@10 is compared with that of the checkpoint before it was made smaller." if document["smaller"] else ""
+    )
     about = (
         f"Precision asked for: {document['precision']}. A precision passes if it loses at most "
         f"{gate['max_ndcg_loss']:.1%} of NDCG@10 and keeps at least {gate['min_overlap']:.0%} of the ten best items "
-        f"that float32 finds{', or all the same, as the loss was accepted' if gate['accept_loss'] else ''}. Calibrated by "
-        f"{calibration['method']} on up to {calibration['users']:,} users; judged on others, through the exported graphs."
+        f"that float32 finds{accepted}.{original} Calibrated by {calibration['method']} on up to "
+        f"{calibration['users']:,} users; judged on others, through the exported graphs."
     )
     return PAGE.substitute(
         title=html.escape(f"{document['architecture']}: what each precision costs"),
@@ -118,8 +123,8 @@ def _part(name: str, part: dict[str, Any], gate: dict[str, Any]) -> str:
     return (
         f"<h2>{html.escape(name.replace('_', ' '))}</h2>\n"
         f'<p class="quiet">Asked {html.escape(part["asked"])}.</p>\n{_plots(part, gate)}\n{rungs}\n'
-        '<p class="quiet">Engines. A call is one row, one thread, on the machine of the export; engines for hardware that it '
-        f"does not have are not timed, but taken in the order of that hardware's peak rates.</p>\n{engines}"
+        '<p class="quiet">Engines. A call is one row, one thread, on the machine of the export; engines for hardware '
+        f"that it does not have are not timed, but taken in the order of that hardware's peak rates.</p>\n{engines}"
     )
 
 

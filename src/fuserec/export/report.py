@@ -36,6 +36,7 @@ def write_report(
     document = {
         "architecture": architecture,
         "precision": config.precision,
+        "smaller": config.reference is not None,
         "gate": asdict(config.gate),
         "calibration": {"method": config.calibration, "users": config.calibration_users},
         "tools": tool_versions(),

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from fuserec.errors import ExportError
 from fuserec.files import sha256
 from fuserec.models.checkpoint import MODEL_FILE, Checkpoint
+from fuserec.models.pruning import drop_masked_
 from fuserec.models.ranking_model import RankingModel
 from fuserec.models.retriever import Retriever
 
@@ -44,7 +47,7 @@ def load_sources(folder: Path, ranker_folder: Path | None) -> Sources:
         ExportError: They cannot be exported so.
     """
     checkpoint = Checkpoint.load(folder)
-    module = checkpoint.module()
+    module = _module(checkpoint)
     digest = sha256(folder / MODEL_FILE)
     if ranker_folder is None:
         if isinstance(module, RankingModel):
@@ -61,7 +64,7 @@ def load_sources(folder: Path, ranker_folder: Path | None) -> Sources:
             "give a retriever and this as --ranker"
         )
     other = Checkpoint.load(ranker_folder)
-    ranker = other.module()
+    ranker = _module(other)
     if not isinstance(ranker, RankingModel):
         raise ExportError(f"--ranker came with a {other.architecture}; expected a checkpoint of a ranker")
     for name, ours, theirs in (("items", checkpoint.items, other.items), ("users", checkpoint.users, other.users)):
@@ -73,3 +76,10 @@ def load_sources(folder: Path, ranker_folder: Path | None) -> Sources:
             )
     digests = {"retriever": digest, "ranker": sha256(ranker_folder / MODEL_FILE)}
     return Sources(checkpoint, module, ranker, digests, other.tokenizer is not None, other.metrics)
+
+
+def _module(checkpoint: Checkpoint) -> nn.Module:
+    """Build the module without the hidden units that training has masked: they change no answer, only sizes."""
+    module = checkpoint.module()
+    drop_masked_(module)
+    return module

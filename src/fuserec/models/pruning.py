@@ -4,8 +4,8 @@ A unit is a row of the first layer with its bias, and a column of the second. It
 lengths, which does not change if one is scaled up and the other down (Li et al. 2017 rank filters by their norm alone).
 A masked unit contributes nothing whatever its input, so taking it out does not change what the pair returns.
 
-No configuration has a field for the width of these pairs, so a checkpoint keeps its shapes and holds zeros; who builds
-an engine from the module may `shrink_` it first. Attention heads are left alone.
+No configuration has a field for the width of these pairs, so a checkpoint keeps its shapes and holds zeros; the
+exporter takes them out with `drop_masked_`. Attention heads are left alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 class Pair(NamedTuple):
-    """Two layers with an element-wise activation between them; `shrink_` puts others in their place in `parent`."""
+    """Two layers with an element-wise activation between them; smaller ones take their places in `parent`."""
 
     parent: nn.Sequential
     inner: nn.Linear
@@ -65,26 +65,55 @@ def mask_units_(inner: nn.Linear, outer: nn.Linear, units: Tensor) -> None:
         inner.bias[units] = 0.0
 
 
+def mask_(module: nn.Module, share: float) -> int:
+    """Mask a share of the units of every pair, those of least weight; return how many pairs there are."""
+    found = list(pairs(module))
+    for _, inner, outer in found:
+        mask_units_(inner, outer, choose_units(inner.weight, outer.weight, share))
+    return len(found)
+
+
 def masked_units(inner: nn.Linear, outer: nn.Linear) -> Tensor:
     """Return which units contribute nothing: (hidden,) bool."""
     return (outer.weight == 0).all(dim=0)
 
 
-@torch.no_grad()
 def shrink_(module: nn.Module, share: float) -> int:
     """Take a share of the units of every pair out for good, the layers becoming smaller; return how many.
 
     A module whose training masked that share returns what it did before.
     """
     removed = 0
-    for parent, inner, outer in list(pairs(module)):
-        units = choose_units(inner.weight, outer.weight, share)
-        kept = torch.ones(inner.out_features, dtype=torch.bool, device=inner.weight.device)
+    for pair in list(pairs(module)):
+        units = choose_units(pair.inner.weight, pair.outer.weight, share)
+        kept = torch.ones(pair.inner.out_features, dtype=torch.bool, device=pair.inner.weight.device)
         kept[units] = False
-        parent[0] = _linear(inner.weight[kept], None if inner.bias is None else inner.bias[kept])
-        parent[2] = _linear(outer.weight[:, kept], outer.bias)
-        removed += int(units.numel())
+        removed += _keep_(pair, kept)
     return removed
+
+
+def drop_masked_(module: nn.Module) -> int:
+    """Take the masked units of every pair out for good; return how many.
+
+    What the pair returns stays the same, but for the order in which products are added up.
+
+    One unit of a pair stays, masked or not: runtimes do not agree on matrices without rows.
+    """
+    removed = 0
+    for pair in list(pairs(module)):
+        kept = ~masked_units(pair.inner, pair.outer)
+        kept[0] |= not bool(kept.any())
+        removed += _keep_(pair, kept)
+    return removed
+
+
+@torch.no_grad()
+def _keep_(pair: Pair, kept: Tensor) -> int:
+    """Put layers of the `kept` units, (hidden,) bool, in place of a pair's; return how many units went."""
+    parent, inner, outer = pair
+    parent[0] = _linear(inner.weight[kept], None if inner.bias is None else inner.bias[kept])
+    parent[2] = _linear(outer.weight[:, kept], outer.bias)
+    return int((~kept).sum())
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fuserec.errors import UsageError
+
 
 class Adapter(nn.Module):
     """A bottleneck with a residual connection, the identity until it is trained (Houlsby et al. 2019)."""
@@ -70,13 +72,13 @@ class TextEncoder(nn.Module):
         """The layers of the transformer, lowest first.
 
         Raises:
-            ValueError: if it is not built as BERT is.
+            UsageError: if it is not built as BERT is.
         """
         layers = getattr(getattr(self.transformer, "encoder", None), "layer", None)
         if not isinstance(layers, nn.ModuleList):
             kind = self.transformer.config.model_type
-            raise ValueError(
-                f"encoder is a {kind!r}, whose layers are not those of BERT; expected BERT, RoBERTa, MPNet"
+            raise UsageError(
+                f"encoder is a {kind!r}, whose layers are not those of BERT; expected BERT, RoBERTa or MPNet"
             )
         return layers
 
@@ -114,3 +116,10 @@ def transformer_config(encoder: str) -> Any:
     if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
         raise ValueError("encoder has no model_type; expected the JSON of a transformer's config.json")
     return AutoConfig.for_model(**fields)
+
+
+def with_layers(encoder: str, count: int) -> str:
+    """Return the configuration of a transformer with another number of layers, JSON."""
+    config = transformer_config(encoder)
+    config.num_hidden_layers = count
+    return json.dumps(config.to_diff_dict() | {"model_type": config.model_type}, sort_keys=True)

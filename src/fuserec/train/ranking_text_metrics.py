@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -11,8 +13,8 @@ from torch import Tensor
 from fuserec.models.ranker_text import HEADS, TextRanker
 from fuserec.models.retriever import PADDING
 from fuserec.train.evaluation import K
-from fuserec.train.metrics import Ranking, summarize
-from fuserec.train.ragged import IntArray
+from fuserec.train.metrics import Ranking, rank_scores, summarize
+from fuserec.train.ragged import IntArray, Ragged
 from fuserec.train.ranking_metrics import judge_clicks, judge_ratings
 from fuserec.train.ranking_text_data import N_POPULAR, N_UNSEEN, SEED, SampledUsers
 
@@ -21,6 +23,10 @@ PROTOCOL: Final = (
     f"reordered, a target outside is a miss; clicks: target against {N_UNSEEN} items drawn uniformly, both labels alike"
 )
 USER_CHUNK: Final = 4
+PAIRS_AT_ONCE: Final = 256
+MANY_PAIRS: Final = 50_000
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -49,6 +55,39 @@ def text_ranker_metrics(
         rated = np.isfinite(users.ratings)
         metrics |= judge_ratings(judged[rated, 0, 1], torch.from_numpy(users.ratings[rated]), mean_rating)
     return metrics
+
+
+@torch.no_grad()
+def rank_users_by_text_ranker(
+    model: TextRanker, histories: Ragged, targets: IntArray, k: int, on_progress: Callable[[int], None]
+) -> Ranking:
+    """Do what `evaluation.rank_users` does, by the head that candidates are ordered by.
+
+    Every user with every item is a text to be read: E users cost E * n_items passes through the transformer.
+
+    Args:
+        model: in eval mode.
+        histories: (E rows) item rows.
+        targets: (E,) item rows.
+        k: length of the lists kept.
+        on_progress: told after every user.
+    """
+    padded = torch.from_numpy(histories.left_padded(np.arange(len(histories)), model.config.max_history))
+    items = torch.arange(1, model.config.n_items + 1)
+    head = HEADS.index(model.heads[0])
+    if (pairs := len(histories) * model.config.n_items) > MANY_PAIRS:
+        logger.warning(
+            f"{len(histories):,} users with {model.config.n_items:,} items are {pairs:,} texts for ranker-text, "
+            "some hundred a second on a CPU; --users evaluates fewer"
+        )
+
+    def score(users: slice) -> Tensor:
+        history = padded[users]
+        parts = [model.rank_tower.packed(history, rows[None]) for rows in torch.split(items, PAIRS_AT_ONCE)]
+        on_progress(len(history))
+        return torch.cat(parts, dim=1)[..., head]
+
+    return rank_scores(score, histories, torch.from_numpy(targets), k, chunk=1)
 
 
 def popularity_metrics(users: SampledUsers) -> dict[str, float]:

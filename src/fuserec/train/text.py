@@ -310,3 +310,8 @@ def _check_fits(recipe: TextRecipe, pretrained: Pretrained) -> None:
             raise UsageError(
                 f"{name} is {getattr(recipe, name)}; expected at most {most} with encoder {recipe.encoder!r}"
             )
+    if recipe.tuning in ("adapter", "top") and not any(name.startswith("encoder.layer.") for name in pretrained.state):
+        raise UsageError(
+            f"tuning is {recipe.tuning!r} and encoder {recipe.encoder!r} a {config.model_type!r}, whose layers are not "
+            "those of BERT; expected tuning lora, full or frozen, or one of BERT, RoBERTa and MPNet"
+        )
