@@ -120,6 +120,15 @@ def write_encoder(folder: Path, texts: list[str]) -> None:
     PreTrainedTokenizerFast(tokenizer_object=library, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Engines that are built while testing go into a cache of their own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSEREC_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def untrained() -> Callable[[str, Path], None]:
     """Return `write_untrained`."""
@@ -137,10 +146,12 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def repository(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint as an int8 repository with one GPU target; tests must not change it."""
-    from fuserec.export import ExportConfig, export_checkpoint
+    from fuserec.export import ExportConfig, Gate, export_checkpoint
 
     folder = tmp_path_factory.mktemp("repository") / "repository"
-    export_checkpoint(checkpoint_folder, folder, ExportConfig(precision="int8", targets=("sm89",)))
+    # The weights are random: what a precision costs in ranking is of no account.
+    config = ExportConfig(precision="int8", targets=("sm89",), gate=Gate(accept_loss=True))
+    export_checkpoint(checkpoint_folder, folder, config)
     return folder
 
 

@@ -135,19 +135,18 @@ def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> N
     table.add_row("built with", ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()))
     out.print(table)
 
-    columns = ("part", "target", "runtime", "precision", "NDCG@10", "lost", "overlap", "bytes")
+    columns = ("part", "target", "precision", "NDCG@10", "lost", "overlap", "bytes")
     engines = Table(*columns, title="engines", title_justify="left")
     built = [(part, *entry) for part, network in manifest.parts.items() for entry in network.engines.items()]
     for part, target, engine in built:
         size = f"{manifest.files[f'{manifest.models[0]}/{engine.file}'].bytes:,}"
-        runtime = f"{engine.runtime} {engine.runtime_version}"
         quality = engine.quality
         judged = [
             _or_dash(quality["ndcg"], ".4f"),
             _or_dash(quality["loss"], ".2%"),
             _or_dash(quality["overlap"], ".1%"),
         ]
-        engines.add_row(part.replace("_", " "), target, runtime, engine.precision, *judged, size)
+        engines.add_row(part.replace("_", " "), target, engine.precision, *judged, size)
     out.print(engines)
 
     files = Table("file", "bytes", "SHA-256", title="files", title_justify="left")

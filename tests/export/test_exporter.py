@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fuserec.errors import CheckpointError, ExportError
-from fuserec.export import ExportConfig, building, export_checkpoint
+from fuserec.export import ExportConfig, Gate, export_checkpoint, ladder
 from fuserec.files import sha256
 from fuserec.kernels import ItemIndex
 from fuserec.manifest import Manifest, bundle_folder
@@ -31,8 +31,10 @@ def test_manifest_says_what_was_built(repository: Path, bundle: Path, checkpoint
     assert set(tower.engines) == {"cpu", "sm89"}
     assert manifest.checkpoint_sha256 == {"retriever": sha256(checkpoint_folder / "model.safetensors")}
     assert manifest.models == ["recommend", "encode", "search", "explain"]
-    assert tower.parity["mean_cosine"] > 0.99
-    assert 0.8 < tower.parity["overlap@10"] <= 1
+    for engine in tower.engines.values():
+        assert engine.precision == "int8"
+        assert 0 < engine.parity_error < 0.2
+        assert 0.8 < (engine.quality["overlap"] or 0) <= 1
 
 
 def test_index_holds_the_item_vectors(bundle: Path, checkpoint_folder: Path) -> None:
@@ -80,7 +82,7 @@ def test_fault_half_way_leaves_the_old_repository(
     def fail(*arguments: object) -> bytes:
         raise ExportError("no such luck")
 
-    monkeypatch.setattr(building, "build_engine", fail)
+    monkeypatch.setattr(ladder, "build_engine", fail)
     with pytest.raises(ExportError, match="no such luck"):
         export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32", targets=("sm89",)))
     Manifest.read(copy / "recommend" / "1").verify(copy)
@@ -96,7 +98,8 @@ def test_a_part_without_anything_to_quantize_stays_in_fp32(
     arguments = checkpoint.arguments | {"n_blocks": 0}
     plain = Checkpoint("text", arguments, checkpoint.items, checkpoint.users.clear(), {}, state, checkpoint.tokenizer)
     plain.save(tmp_path / "plain")
-    manifest = export_checkpoint(tmp_path / "plain", tmp_path / "repository", ExportConfig(precision="int8"))
+    config = ExportConfig(precision="int8", gate=Gate(accept_loss=True))
+    manifest = export_checkpoint(tmp_path / "plain", tmp_path / "repository", config)
     assert {name: part.engines["cpu"].precision for name, part in manifest.parts.items()} == {
         "user_tower": "fp32",
         "text_encoder": "int8",

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from fuserec.export import ExportConfig, export_checkpoint, exporter, unchanged
+from fuserec.export import ExportConfig, Gate, export_checkpoint, exporter, unchanged
 from fuserec.export.unchanged import already_published, data_fingerprint, inputs_sha256
 from fuserec.manifest import Manifest
 
-CONFIG = ExportConfig(precision="int8", targets=("sm89",))
+CONFIG = ExportConfig(precision="int8", targets=("sm89",), gate=Gate(accept_loss=True))
 
 
 class Built(Exception):
@@ -115,7 +115,8 @@ def test_data_fingerprint_is_of_items_and_users(checkpoint_folder: Path, tmp_pat
 
 
 def test_the_command_finds_it_without_torch(checkpoint_folder: Path, repository: Path) -> None:
-    arguments = ["fuserec", "export", str(checkpoint_folder), "--repository", str(repository), "--target", "sm89"]
+    arguments = ["fuserec", "export", str(checkpoint_folder), "--repository", str(repository)]
+    arguments += ["--target", "sm89", "--precision", "int8", "--accept-quality-loss"]
     code = (
         f"import sys; from fuserec import cli; sys.argv = {arguments}\n"
         "try: cli.main()\n"

@@ -8,7 +8,7 @@ from typing import Final
 
 from fuserec.contract import MAX_CANDIDATES
 from fuserec.errors import UsageError
-from fuserec.export.targets import AUTO, CPU, PRECISIONS, check_combination, find_target
+from fuserec.export.targets import AUTO, CPU, PRECISIONS, TARGETS, Target, check_combination, find_target
 
 CALIBRATIONS: Final = ("max", "entropy", "percentile")
 
@@ -40,7 +40,8 @@ class ExportConfig:
     Attributes:
         precision: `auto`, or one of `fp32`, `fp16`, `bf16`, `int8`, `fp8` and `int8-weight-only` for every target.
             `auto` builds all that a target runs and publishes the fastest that passes the gate.
-        targets: what to build engines for; the CPU is always among them, as graphs are judged there.
+        targets: what to build engines for; the CPU alone if none is named. The CPU's graph is built in any case: a
+            precision that only the named targets run leaves it in float32.
         calibration: how the ranges of quantized activations are chosen: `max`, `entropy` or `percentile`.
         calibration_users: users whose real histories calibrate; the gate asks about others.
         gate: what a precision may cost.
@@ -70,6 +71,17 @@ class ExportConfig:
             raise UsageError(f"calibration_users came as {self.calibration_users}, expected at least 1")
         if not 1 <= self.candidates <= MAX_CANDIDATES:
             raise UsageError(f"candidates came as {self.candidates}, expected 1 to {MAX_CANDIDATES}")
-        object.__setattr__(self, "targets", tuple(dict.fromkeys((CPU, *self.targets))))
+        object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets or (CPU,))))
         for name in self.targets:
             check_combination(find_target(name), self.precision)
+
+    @property
+    def all_targets(self) -> list[Target]:
+        """The CPU and the other targets."""
+        return [TARGETS[name] for name in dict.fromkeys((CPU, *self.targets))]
+
+    def precisions_for(self, target: Target) -> tuple[str, ...]:
+        """Return what is to be built for a target."""
+        if self.precision == AUTO:
+            return target.precisions
+        return (self.precision if self.precision in target.precisions else "fp32",)

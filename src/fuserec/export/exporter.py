@@ -22,7 +22,7 @@ from fuserec.export.publishing import publishing
 from fuserec.export.report import write_report
 from fuserec.export.rerank import Reranking
 from fuserec.export.sources import Sources, load_sources
-from fuserec.export.targets import CPU, TARGETS
+from fuserec.export.targets import CPU
 from fuserec.export.tensorrt import check_target
 from fuserec.export.unchanged import already_published, data_fingerprint, inputs_sha256, tool_versions
 from fuserec.kernels import ItemIndex
@@ -65,9 +65,9 @@ def export_checkpoint(
     if not force and (there := already_published(checkpoint_folder, repository, config)):
         on_step(f"version {there.version} already holds this export")
         return there
-    for target in config.targets:
-        if target != CPU:
-            check_target(TARGETS[target])
+    for target in config.all_targets:
+        if target.name != CPU:
+            check_target(target)
     on_step("reading the checkpoint")
     sources = load_sources(checkpoint_folder, config.ranker)
     checkpoint = sources.checkpoint
@@ -143,11 +143,11 @@ def _climb(
     """Build all that is asked for of a part; `original` is the same part of the reference, None if that is the same."""
     on_step(f"{part.title}: tracing to ONNX")
     traced = trace(part, scratch)
-    lists = ask(traced, part, "fp32")
+    lists = ask(traced, part, "cpu")
     before = lists
     if original is not None:
         (scratch / "original").mkdir(exist_ok=True)
-        before = ask(trace(original, scratch / "original"), original, "fp32")
+        before = ask(trace(original, scratch / "original"), original, "cpu")
     return climb(part, traced, Reference(lists, before), scratch, config, on_step, on_build)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from fuserec.errors import ExportError
 from fuserec.export.config import ExportConfig, Gate
 from fuserec.export.judging import K, Quality
-from fuserec.export.targets import AUTO, TARGETS, Target
+from fuserec.export.targets import AUTO, Target
 
 if TYPE_CHECKING:
     from fuserec.export.ladder import BuiltEngine, Ladder
@@ -33,7 +33,7 @@ def choose_engines(ladder: Ladder, config: ExportConfig) -> dict[str, BuiltEngin
         ExportError: The precision that was asked for does not pass the gate, or none does; the message holds the table.
     """
     chosen = {}
-    for target in (TARGETS[name] for name in config.targets):
+    for target in config.all_targets:
         engines = [engine for engine in ladder.engines if engine.target == target]
         engine = _fastest([engine for engine in engines if engine.rung.refusal is None], target)
         if engine is None and config.gate.accept_loss:

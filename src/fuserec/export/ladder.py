@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from fuserec.errors import ExportError
 from fuserec.export.calibration import largest_values
@@ -18,7 +17,7 @@ from fuserec.export.onnx_graph import export_graph
 from fuserec.export.parity import measure_parity
 from fuserec.export.parts import Part
 from fuserec.export.precision import SCHEMES, convert
-from fuserec.export.targets import AUTO, CPU, TARGETS, Target
+from fuserec.export.targets import AUTO, CPU, Kind, Target
 from fuserec.export.tensorrt import build_engine, library_version
 from fuserec.export.timing import latencies_ms
 from fuserec.serve.engines import OnnxRuntimeEngine
@@ -43,7 +42,7 @@ class Rung:
     """
 
     precision: str
-    kind: str
+    kind: Kind
     graph: Path
     effective: str
     quantized: int
@@ -89,9 +88,9 @@ def trace(part: Part, scratch: Path) -> Path:
     return path
 
 
-def ask(graph: Path, part: Part, precision: str) -> Ids:
+def ask(graph: Path, part: Part, kind: Kind) -> Ids:
     """Put a part's questions to a graph on the CPU: (n, 10) int64."""
-    engine = OnnxRuntimeEngine(graph, threads=os.cpu_count() or 1, fuse=precision != "fp8")
+    engine = OnnxRuntimeEngine(graph, threads=os.cpu_count() or 1, fuse=kind == "cpu")
     return part.questions.ask(lambda feed: engine.run(feed)[part.output])
 
 
@@ -118,22 +117,26 @@ def climb(
     Raises:
         ExportError: A graph is not the module, a target cannot run it, or nothing passes the gate.
     """
-    targets = [TARGETS[name] for name in config.targets]
-    runnable = {(target.kind, precision): None for target in targets for precision in target.precisions}
-    wanted = [rung for rung in runnable if config.precision in (AUTO, rung[1])]
+    plan = [(target, precision) for target in config.all_targets for precision in config.precisions_for(target)]
+    wanted = dict.fromkeys((target.kind, precision) for target, precision in plan)
     largest = {}
     if {"int8", "fp8"} & {precision for _, precision in wanted}:
         on_step(f"{part.title}: calibrating on real inputs ({config.calibration})")
         largest = largest_values(traced, part.calibration, config.calibration)
-    rungs = []
+    made: dict[tuple[Kind, str], Rung] = {}
     for kind, precision in wanted:
         on_step(f"{part.title}: {precision} for {kind.upper()}s, compared with the module and judged")
         rung = _rung(part, traced, reference, largest, kind, precision, scratch, config.gate)
         if config.precision != AUTO or rung.effective == precision:
-            rungs.append(rung)
+            made[kind, precision] = rung
     on_step(f"{part.title}: building engines")
-    engines = _build(part, targets, rungs, scratch, on_build)
-    return Ladder(part, rungs, engines)
+    engines = _build(
+        part,
+        [(target, made[target.kind, precision]) for target, precision in plan if (target.kind, precision) in made],
+        scratch,
+        on_build,
+    )
+    return Ladder(part, list(made.values()), engines)
 
 
 def _rung(
@@ -141,7 +144,7 @@ def _rung(
     traced: Path,
     reference: Reference,
     largest: Mapping[str, float],
-    kind: Literal["cpu", "gpu"],
+    kind: Kind,
     precision: str,
     scratch: Path,
     gate: Gate,
@@ -156,25 +159,17 @@ def _rung(
     effective = precision
     if precision in SCHEMES and quantized == 0:
         effective = "fp32" if kind == "cpu" else "fp16"
-    parity = measure_parity(judged, part, effective)
+    parity = measure_parity(judged, part, effective, kind)
     if effective == "fp32" and parity.fault is not None:
         raise ExportError(f"the graph of the {part.title} is not the trained module: {parity.fault}")
-    quality = judge(ask(judged, part, effective), reference, part.questions.targets)
+    quality = judge(ask(judged, part, kind), reference, part.questions.targets)
     return Rung(
         precision, kind, graph, effective, quantized, parity.error, quality, parity.fault or refusal(quality, gate)
     )
 
 
-def _build(
-    part: Part, targets: Sequence[Target], rungs: Sequence[Rung], scratch: Path, on_build: OnBuild
-) -> list[BuiltEngine]:
-    """Build the engine of every rung for every target that runs it, and time those of the CPU."""
-    plan = [
-        (target, rung)
-        for target in targets
-        for rung in rungs
-        if rung.kind == target.kind and rung.precision in target.precisions
-    ]
+def _build(part: Part, plan: Sequence[tuple[Target, Rung]], scratch: Path, on_build: OnBuild) -> list[BuiltEngine]:
+    """Build the engine of each rung for its targets, and time those of the CPU."""
     graphs = [rung for target, rung in plan if target.name == CPU]
     latencies = dict(
         zip((id(rung) for rung in graphs), latencies_ms([rung.graph for rung in graphs], part), strict=True)

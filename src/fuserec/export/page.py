@@ -32,7 +32,8 @@ table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabula
 th, td { padding: .25rem .8rem .25rem 0; text-align: right }
 tr { border-bottom: 1px solid #e2e8f0 }
 th, td { white-space: nowrap } th { font-weight: 600; color: #5a6578 } th.text, td.text { text-align: left }
-tr.published td { font-weight: 600; background: #f0f7f2 } tr.refused td { color: #a0aec0 } td.why { white-space: normal }
+tr.published td { font-weight: 600; background: #f0f7f2 } tr.refused td { color: #a0aec0 }
+td.why { white-space: normal }
 svg { max-width: 100%; height: auto }
 </style>
 </head>

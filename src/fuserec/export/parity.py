@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fuserec.errors import ExportError
 from fuserec.export.onnx_graph import SCOPES
 from fuserec.export.parts import Feed, Part
+from fuserec.export.targets import Kind
 from fuserec.serve.engines import OnnxRuntimeEngine
 
 # Largest error, as a share of the largest absolute value of the output. Float32 differs by the order of additions; a
@@ -42,21 +43,22 @@ class Parity:
     fault: str | None
 
 
-def measure_parity(graph: Path, part: Part, precision: str) -> Parity:
+def measure_parity(graph: Path, part: Part, precision: str, kind: Kind) -> Parity:
     """Compare a graph with the module it came from, on few and many inputs, short and long.
 
     Args:
         graph: runs on the CPU.
         part: the module, and the inputs.
         precision: of the graph.
+        kind: of hardware that it is for; what is not for a CPU is computed as it is written.
     """
-    engine = OnnxRuntimeEngine(graph, threads=2, fuse=precision != "fp8")
+    engine = OnnxRuntimeEngine(graph, threads=2, fuse=kind == "cpu")
     worst, tolerance = 0.0, TOLERANCE[precision]
     for feed in part.check:
         error = relative_error(engine.run(feed)[part.output], part.run(feed))
         if not error <= tolerance:
             sizes = ", ".join(f"{name} {tuple(values.shape)}" for name, values in feed.items())
-            where = first_divergence(graph, part, feed, precision)
+            where = first_divergence(graph, part, feed, precision, kind)
             fault = f"the output is off by {error:.2g} of its largest value ({sizes}), more than the {tolerance:g} of "
             return Parity(error, f"{fault}{precision}; {where}")
         worst = max(worst, error)
@@ -72,10 +74,10 @@ def relative_error(came: Floats, expected: Floats) -> float:
     return float(np.abs(came - expected).max() / max(float(np.abs(expected).max()), 1e-12))
 
 
-def first_divergence(graph: Path, part: Part, feed: Feed, precision: str) -> str:
+def first_divergence(graph: Path, part: Part, feed: Feed, precision: str, kind: Kind) -> str:
     """Say which layer is the first whose output is beyond the tolerance, in the order in which the module runs."""
     expected = _outputs_of_layers(part, feed)
-    came = _outputs_of_scopes(graph, list(expected), feed, precision)
+    came = _outputs_of_scopes(graph, list(expected), feed, kind)
     for layer, values in expected.items():
         if layer in came and came[layer].shape == values.shape:
             error = relative_error(came[layer], values)
@@ -110,7 +112,7 @@ def _outputs_of_layers(part: Part, feed: Feed) -> dict[str, Floats]:
     return {name: values for name, values in found.items() if name not in repeated}
 
 
-def _outputs_of_scopes(graph: Path, layers: list[str], feed: Feed, precision: str) -> dict[str, Floats]:
+def _outputs_of_scopes(graph: Path, layers: list[str], feed: Feed, kind: Kind) -> dict[str, Floats]:
     """Return the last value that the graph computes for each layer, by the names that the tracer left in it."""
     model = ir.load(graph)
     last: dict[str, ir.Value] = {}
@@ -125,7 +127,7 @@ def _outputs_of_scopes(graph: Path, layers: list[str], feed: Feed, precision: st
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "opened.onnx"
         ir.save(model, path)
-        outputs = OnnxRuntimeEngine(path, fuse=precision != "fp8").run(feed)
+        outputs = OnnxRuntimeEngine(path, fuse=kind == "cpu").run(feed)
     return {layer: outputs[str(value.name)].astype(np.float32) for layer, value in last.items()}
 
 

@@ -11,6 +11,8 @@ PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8", "fp8", "int8-weight-only")
 AUTO: Final = "auto"
 CPU: Final = "cpu"
 
+Kind = Literal["cpu", "gpu"]
+
 
 @dataclass(frozen=True)
 class Target:
@@ -32,7 +34,7 @@ class Target:
     refuses: dict[str, str]
 
     @property
-    def kind(self) -> Literal["cpu", "gpu"]:
+    def kind(self) -> Kind:
         """Which graphs it runs."""
         return "cpu" if self.name == CPU else "gpu"
 

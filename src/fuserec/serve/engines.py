@@ -40,8 +40,9 @@ class OnnxRuntimeEngine:
         path: The `.onnx` file.
         threads: Threads inside one operator. The towers are small, so one thread answers a request soonest, and
             leaves the other cores to the search and to other instances.
-        fuse: Whether products between dequantized operands may be computed in 8 bits, which is faster, but is not
-            there for 8-bit floats; else they are computed as the graph is written.
+        fuse: Whether products between dequantized operands may be computed in 8 bits, which is faster; else they are
+            computed as the graph is written, as one for a GPU is to be: ONNX Runtime 1.31 has no kernels for 8-bit
+            floats, and its kernel for 8-bit weights beside float16 is wrong.
     """
 
     def __init__(self, path: Path, *, threads: int = 1, fuse: bool = True) -> None:
