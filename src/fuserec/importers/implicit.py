@@ -153,7 +153,7 @@ def _sorted_ids(path: Path, factors: Factors, dataset: DataSet) -> tuple[Ids, Id
             hint = "; --row-is-id says that row n is id n" if len(rows) == int(ids.max()) + 1 else ""
             other = f" ({consumed.size} with interactions)" if kind == "item" and consumed.size != ids.size else ""
             raise DataError(
-                f"{path} has {len(rows)} rows of {kind} factors; the data has {ids.size} {kind}s{other}: which is whom? "
-                f"Give the ids of the rows, in their order, with --users FILE and --items FILE{hint}"
+                f"{path} has {len(rows)} rows of {kind} factors; the data has {ids.size} {kind}s{other}: "
+                f"which is whom? Give the ids of the rows, in their order, with --users FILE and --items FILE{hint}"
             )
     return users, items

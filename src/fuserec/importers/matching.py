@@ -79,22 +79,18 @@ class Matched:
         sizes = {"n_items": self.item_rows.size}
         if self.user_rows is not None:
             sizes["n_users"] = self.user_rows.size
+        note = {"library": library, "file": source.name, "sha256": sha256(source), "left_out": self.left_out}
         try:
             return Checkpoint(
                 architecture,
                 arguments | sizes,
                 items_table(self.dataset),
                 users_table(leave_one_out(self.dataset)),
-                {"imported": provenance(source, library) | {"left_out": self.left_out}},
+                {"imported": note},
                 dict(state),
             )
         except CheckpointError as error:
             raise CheckpointError(f"{source}: its tensors are not those of {library}: {error}") from error
-
-
-def provenance(source: Path, library: str) -> dict[str, Any]:
-    """Return what a checkpoint notes of the file that it was made of."""
-    return {"library": library, "file": source.name, "sha256": sha256(source)}
 
 
 def match(dataset: DataSet, item_ids: Ids, user_ids: Ids | None) -> Matched:

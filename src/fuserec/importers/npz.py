@@ -61,7 +61,7 @@ def _check_stored(path: Path, member: zipfile.ZipInfo) -> None:
 def _read_array(where: str, stream: IO[bytes], size: int) -> NDArray[Any]:
     """Read one .npy of `size` bytes: the header first, as numpy would reserve whatever that claims."""
     try:
-        version = npy.read_magic(stream)
+        version = npy.read_magic(stream)  # type: ignore[no-untyped-call]
         if version not in _HEADERS:
             raise CheckpointError(f"{where} is of .npy version {version}; expected 1.0 or 2.0")
         shape, is_fortran, dtype = _HEADERS[version](stream)

@@ -4,8 +4,8 @@ The file is a pickle, so a process of its own opens it and hands tensors and set
 anything from outside. It does not say which user and item each row is. RecBole numbers them while it reads its files,
 after its filters, and the table comes beside the file, written where the model was trained:
 
-    names = {"user_id": dataset.field2id_token[dataset.uid_field], "item_id": dataset.field2id_token[dataset.iid_field]}
-    json.dump({kind: list(map(str, tokens)) for kind, tokens in names.items()}, open("tokens.json", "w"))
+    users, items = map(dataset.field2id_token.get, (dataset.uid_field, dataset.iid_field))
+    json.dump({"user_id": users.tolist(), "item_id": items.tolist()}, open("tokens.json", "w"))
 """
 
 from __future__ import annotations
@@ -99,6 +99,10 @@ def import_recbole(path: Path, data: Path, tokens: Path, *, trust_pickle: bool) 
     user_ids = _ids(saved, "user_embedding.weight", numbering, data, "user", tokens) if model == "BPR" else None
     matched = match(read_folder(data), item_ids, user_ids)
     architecture, arguments, state = {"BPR": _bpr, "SASRec": _sasrec, "GRU4Rec": _gru4rec}[model](saved, matched)
+    if arguments.get("max_history", 0) > MAX_HISTORY:
+        raise CheckpointError(
+            f"{path} reads {arguments['max_history']} items of a history; expected {MAX_HISTORY} or less"
+        )
     return matched.checkpoint(architecture, arguments, state, source=path, library=f"RecBole's {model}")
 
 
@@ -137,10 +141,6 @@ def _gru4rec(saved: Saved, matched: Matched) -> Converted:
         "max_history": saved.setting("MAX_ITEM_LIST_LENGTH", int),
         "n_blocks": saved.setting("num_layers", int),
     }
-    if arguments["max_history"] > MAX_HISTORY:
-        raise CheckpointError(
-            f"{saved.path} reads {arguments['max_history']} items of a history; expected at most {MAX_HISTORY}"
-        )
     return "recbole-gru4rec", arguments, _tower(saved, matched)
 
 
@@ -177,7 +177,7 @@ def read_saved(path: Path) -> Saved:
             reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
             raise CheckpointError(f"{path} cannot be read ({reason}); expected what RecBole's trainer saves")
         try:
-            with safetensors.safe_open(out, "pt") as file:  # type: ignore[no-untyped-call]
+            with safetensors.safe_open(out, "pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         except safetensors.SafetensorError as error:
@@ -214,9 +214,7 @@ def _read_tokens(path: Path) -> Mapping[str, list[str]]:
     return numbering
 
 
-def _ids(
-    saved: Saved, tensor: str, numbering: Mapping[str, list[str]], data: Path, kind: str, tokens: Path
-) -> Ids:
+def _ids(saved: Saved, tensor: str, numbering: Mapping[str, list[str]], data: Path, kind: str, tokens: Path) -> Ids:
     """Return the id of each row of a table but the first, which is padding."""
     rows, labels = saved.matrix(tensor).shape[0], numbering[f"{kind}_id"]
     if rows != len(labels):

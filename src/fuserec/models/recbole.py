@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fuserec.models.attention import attention_mask
 from fuserec.models.checks import check_at_least, check_choice
-from fuserec.models.sequential import Sequential, SequenceTower, SequentialConfig
+from fuserec.models.sequential import SequenceTower, Sequential, SequentialConfig
 
 ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "gelu": nn.functional.gelu,

@@ -48,7 +48,7 @@ def load_pretrained(name: str) -> Pretrained:
     """
     from transformers import AutoModel, AutoTokenizer
 
-    source = str(_packaged()) if name == PACKAGED else name
+    source = str(packaged_folder()) if name == PACKAGED else name
     try:
         with _quiet():
             model = AutoModel.from_pretrained(source, use_safetensors=True)
@@ -103,7 +103,12 @@ def first_layers(pretrained: Pretrained, count: int) -> Pretrained:
     return Pretrained(json.dumps(fields, sort_keys=True), pretrained.tokenizer, state)
 
 
-def _packaged() -> Path:
+def packaged_folder() -> Path:
+    """Return where the text extra put `PACKAGED`.
+
+    Raises:
+        DataError: if it is not installed.
+    """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise DataError(f"{PACKAGED} is not installed: pip install 'fuserec[text]'")
