@@ -119,7 +119,8 @@ def read_factors(path: Path) -> Factors:
 def _vectors(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
     if values.ndim != 2 or values.dtype.kind != "f" or 0 in values.shape:
         raise CheckpointError(f"{path}: {name} is {values.dtype} {values.shape}; expected a float matrix")
-    converted = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+        converted = values.astype(np.float32)
     broken = int((~np.isfinite(converted)).any(axis=1).sum())
     if broken:
         raise CheckpointError(f"{path}: {broken} rows of {name} hold NaN or infinity; expected finite numbers")

@@ -24,7 +24,7 @@ from fuserec.errors import CheckpointError
 
 MODULES: Final = "modules.json"
 # What may follow transformer and pooling.
-TAILS: Final = ([], ["Normalize"], ["Dense"], ["Dense", "Normalize"])
+TAILS: Final[tuple[list[str], ...]] = ([], ["Normalize"], ["Dense"], ["Dense", "Normalize"])
 MAX_JSON_BYTES: Final = 2**20
 # By that library's name; the sum over the root of the count points where the mean does, and only that is kept.
 POOLINGS: Final = {"mean": "mean", "mean_sqrt_len_tokens": "mean", "cls": "cls", "max": "max"}
