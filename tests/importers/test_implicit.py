@@ -1,4 +1,4 @@
-"""Factors of implicit: real files of version 0.7.3 (see make_implicit.py), and files in their format that do not fit."""
+"""Factors of implicit: real files of version 0.7.3 (see make_implicit.py), and files like them that do not fit."""
 
 from __future__ import annotations
 
