@@ -23,6 +23,7 @@ ALLOWED = {
     "kernels": {"contract", "errors", "files"},
     "models": {"contract", "errors", "files", "tokens"},
     "train": COMMON | {"models"},
+    "importers": COMMON | {"models", "train"},
     "export": COMMON | {"kernels", "models", "serve"},
     "serve": COMMON | {"kernels", "client"},
     "client": {"contract", "errors"},

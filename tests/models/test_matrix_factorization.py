@@ -31,3 +31,12 @@ def test_unknown_users_are_the_mean_of_what_they_consumed(model: MatrixFactoriza
 def test_sizes_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="n_users is 0; expected at least 1"):
         MatrixFactorizationConfig(n_users=0, n_items=6)
+
+
+def test_an_unknown_user_takes_item_biases_whole() -> None:
+    module = MatrixFactorization(MatrixFactorizationConfig(n_users=1, n_items=3, dim=3, item_bias=True))
+    with torch.no_grad():
+        module.user_tower.item_embedding.weight[1:] = torch.tensor([[1.0, 2.0, 5.0], [3.0, 4.0, 7.0], [0.0, 0.0, 9.0]])
+    history = torch.tensor([[0, 1, 2], [0, 0, 0]])
+    vectors = module.user_tower(torch.tensor([0, 0]), history)
+    assert torch.equal(vectors, torch.tensor([[2.0, 3.0, 1.0], [0.0, 0.0, 1.0]])), "the last column is not 1"

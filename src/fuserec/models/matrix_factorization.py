@@ -21,12 +21,14 @@ class MatrixFactorizationConfig:
         n_items: items of the catalogue.
         dim: width of the vectors.
         max_history: items of the history from which an unknown user's vector is made.
+        item_bias: whether the last column of the item vectors is a bias, which every user's vector takes with 1.
     """
 
     n_users: int
     n_items: int
     dim: int = 64
     max_history: int = 50
+    item_bias: bool = False
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "n_users", "n_items", "dim", "max_history")
@@ -37,6 +39,7 @@ class FactorTower(nn.Module):
 
     def __init__(self, config: MatrixFactorizationConfig) -> None:
         super().__init__()
+        self.item_bias = config.item_bias
         self.user_embedding = nn.Embedding(config.n_users + 1, config.dim, padding_idx=0)
         self.item_embedding = nn.Embedding(config.n_items + 1, config.dim, padding_idx=PADDING)
         for table in (self.user_embedding, self.item_embedding):
@@ -56,6 +59,8 @@ class FactorTower(nn.Module):
         """
         consumed = (history != PADDING).sum(dim=1, keepdim=True).clamp(min=1)
         pooled = self.item_embedding(history).sum(dim=1) / consumed
+        if self.item_bias:
+            pooled = torch.cat([pooled[:, :-1], torch.ones_like(pooled[:, -1:])], dim=1)
         return torch.where((user == 0)[:, None], pooled, self.user_embedding(user))
 
 

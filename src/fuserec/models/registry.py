@@ -18,6 +18,7 @@ from fuserec.errors import CheckpointError
 from fuserec.models.matrix_factorization import MatrixFactorization, MatrixFactorizationConfig
 from fuserec.models.ranker import AttentionRanker, CrossRanker, MLPRanker, RankerConfig
 from fuserec.models.ranker_text import TextRanker, TextRankerConfig
+from fuserec.models.recbole import RecBoleGRU4Rec, RecBoleGRU4RecConfig, RecBoleSASRec, RecBoleSASRecConfig
 from fuserec.models.sequential import BERT4Rec, GRU4Rec, LSTMRec, NextItNet, SASRec, SequentialConfig
 from fuserec.models.text import TextConfig, TextRetriever
 from fuserec.models.two_tower import TwoTower, TwoTowerConfig
@@ -40,6 +41,8 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "conv": Architecture(SequentialConfig, NextItNet),
     "bert4rec": Architecture(SequentialConfig, BERT4Rec),
     "text": Architecture(TextConfig, TextRetriever),
+    "recbole-sasrec": Architecture(RecBoleSASRecConfig, RecBoleSASRec),
+    "recbole-gru4rec": Architecture(RecBoleGRU4RecConfig, RecBoleGRU4Rec),
     "ranker-mlp": Architecture(RankerConfig, MLPRanker),
     "ranker-attention": Architecture(RankerConfig, AttentionRanker),
     "ranker-dcn": Architecture(RankerConfig, CrossRanker),

@@ -61,7 +61,7 @@ class SequenceTower(nn.Module):
             self.item_embedding.weight[PADDING].zero_()
         self.dropout = nn.Dropout(config.dropout)
         self.encoder = encoder
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm: nn.Module = nn.LayerNorm(config.dim)
 
     def forward(self, user: Tensor, history: Tensor) -> Tensor:
         """Encode users by their histories.

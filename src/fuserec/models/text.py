@@ -17,11 +17,11 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from fuserec.models.checks import check_at_least, check_heads, check_share
+from fuserec.models.checks import check_at_least, check_choice, check_heads, check_share
 from fuserec.models.encoders import Attention
 from fuserec.models.entries import COMPUTED
 from fuserec.models.retriever import PADDING, Retriever
-from fuserec.models.text_encoder import TextEncoder, transformer_config
+from fuserec.models.text_encoder import POOLINGS, TextEncoder, transformer_config
 
 TEXTS_AT_ONCE: Final = 64
 
@@ -40,6 +40,7 @@ class TextConfig:
         n_heads: attention heads over the history; divides `dim`.
         dropout: probability of dropping an activation of the user tower while training.
         adapter: width of the adapters in the transformer; 0 for none.
+        pooling: how the states of a text's tokens become one: mean, cls (the first token's) or max.
     """
 
     n_items: int
@@ -51,12 +52,14 @@ class TextConfig:
     n_heads: int = 2
     dropout: float = 0.2
     adapter: int = 0
+    pooling: str = "mean"
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "n_items", "dim", "max_history", "max_tokens", "n_heads")
         check_at_least(self, 0, "n_blocks", "adapter")
         check_share(self, "dropout")
         check_heads(self.dim, self.n_heads)
+        check_choice(self, "pooling", POOLINGS)
         transformer_config(self.encoder)
 
 
@@ -115,7 +118,7 @@ class TextRetriever(Retriever):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = TextEncoder(config.encoder, config.dim, config.adapter)
+        self.encoder = TextEncoder(config.encoder, config.dim, config.adapter, config.pooling)
         tokens = torch.full((config.n_items + 1, config.max_tokens), self.encoder.pad_id)
         self.register_buffer("tokens", tokens)
         self.user_tower = TextTower(config)

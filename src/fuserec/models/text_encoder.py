@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from fuserec.errors import UsageError
+from fuserec.models.attention import MASKED
+
+POOLINGS: Final = ("mean", "cls", "max")
 
 
 class Adapter(nn.Module):
@@ -42,19 +45,21 @@ class AdaptedOutput(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Tokens to unit vectors: transformer, mean over the tokens, linear projection.
+    """Tokens to unit vectors: transformer, pooling over the tokens, linear projection.
 
     Args:
         encoder: configuration of the transformer as JSON, as its `config.json` holds it; `model_type` is one that the
             library knows, and no code but the library's is run.
         dim: width of the vectors.
         adapter: width of the bottleneck adapters behind every layer; 0 for none.
+        pooling: one of `POOLINGS`: what of the tokens' states is taken, "cls" being the first token's.
     """
 
-    def __init__(self, encoder: str, dim: int, adapter: int = 0) -> None:
+    def __init__(self, encoder: str, dim: int, adapter: int = 0, pooling: str = "mean") -> None:
         from transformers import AutoModel
 
         super().__init__()
+        self.pooling = pooling
         config = transformer_config(encoder)
         # Eager attention is plain matrix products, which every exporter knows.
         from_config: Any = AutoModel.from_config  # the library has no types here
@@ -92,10 +97,16 @@ class TextEncoder(nn.Module):
         return self.project(self.pool(tokens))
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Return the mean of the transformer's states: (N, T) int64 tokens -> (N, hidden size)."""
+        """Return the transformer's states, pooled: (N, T) int64 tokens -> (N, hidden size)."""
         present = tokens != self.pad_id
         states = self.transformer(input_ids=tokens, attention_mask=present.long()).last_hidden_state
+        if self.pooling == "cls":
+            first: Tensor = states[:, 0]
+            return first
         weights = present[..., None].to(states.dtype)
+        if self.pooling == "max":
+            largest: Tensor = (states + MASKED * (1.0 - weights)).amax(dim=1)
+            return largest
         pooled: Tensor = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
         return pooled
 

@@ -49,7 +49,7 @@ def load_pretrained(name: str) -> Pretrained:
     """
     from transformers import AutoModel, AutoTokenizer
 
-    source = str(_packaged()) if name == PACKAGED else name
+    source = str(packaged_folder()) if name == PACKAGED else name
     # The library would take it for a name on the hub, and complain about how that is spelled.
     if name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir():
         raise DataError(f"encoder {name!r} is not a folder; expected one with {ENCODER_FILES}")
@@ -105,7 +105,12 @@ def first_layers(pretrained: Pretrained, count: int) -> Pretrained:
     return Pretrained(with_layers(pretrained.config, count), pretrained.tokenizer, state)
 
 
-def _packaged() -> Path:
+def packaged_folder() -> Path:
+    """Return where the text extra put `PACKAGED`.
+
+    Raises:
+        DataError: if it is not installed.
+    """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise DataError(f"{PACKAGED} is not installed: pip install 'fuserec[text]'")

@@ -1,0 +1,182 @@
+"""What a folder of sentence-transformers does around its transformer, as far as our text encoder can do it.
+
+    modules.json            the modules in their order
+    1_Pooling/config.json   how the states of the tokens become one vector: mean, cls, max
+    2_Dense                 a linear map, which is our projection if it has no bias and no activation
+    2_Normalize             vectors of length 1, which ours always are
+
+A folder without modules.json is a plain transformer, which that library, too, reads with the mean. What cannot be done
+here is refused by name, as vectors that are only nearly the encoder's would be found nowhere near.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from fuserec.errors import CheckpointError
+
+MODULES: Final = "modules.json"
+# What may follow transformer and pooling.
+TAILS: Final[tuple[list[str], ...]] = ([], ["Normalize"], ["Dense"], ["Dense", "Normalize"])
+MAX_JSON_BYTES: Final = 2**20
+# By that library's name; the sum over the root of the count points where the mean does, and only that is kept.
+POOLINGS: Final = {"mean": "mean", "mean_sqrt_len_tokens": "mean", "cls": "cls", "max": "max"}
+_LEGACY_POOLING: Final = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Where the transformer lies, and what comes after it.
+
+    Attributes:
+        transformer: folder of the transformer itself.
+        max_tokens: tokens that texts are cut to; None where the folder does not say.
+        pooling: how the states of the tokens become one, as `TextConfig` calls it.
+        projection: (dim, hidden size) float32, None for none.
+    """
+
+    transformer: Path
+    max_tokens: int | None = None
+    pooling: str = "mean"
+    projection: Tensor | None = None
+
+
+def read_sentence(folder: Path) -> Sentence:
+    """Read what stands around the transformer.
+
+    Raises:
+        CheckpointError: if a module cannot be done here, or is not as that library writes it.
+    """
+    if not (folder / MODULES).is_file():
+        return Sentence(folder)
+    modules = _read(folder / MODULES)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise CheckpointError(f"{folder / MODULES} is no list of modules")
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in (
+        [],
+        ["Normalize"],
+        ["Dense"],
+        ["Dense", "Normalize"],
+    ):
+        raise CheckpointError(
+            f"{folder / MODULES} lists {', '.join(kinds)}; expected Transformer and Pooling, then at most Dense and "
+            "Normalize"
+        )
+    paths = [_inside(folder, str(module.get("path", ""))) for module in modules]
+    pooling = _pooling(paths[1] / "config.json")
+    _check_prompt(folder)
+    if kinds[-1] != "Normalize":
+        _check_similarity(folder)
+    projection = _projection(paths[2]) if "Dense" in kinds else None
+    return Sentence(paths[0], _max_tokens(paths[0]), pooling, projection)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(f"{folder / MODULES} names {name!r}, which is not in the folder")
+    return path
+
+
+def _pooling(path: Path) -> str:
+    config = read_object(path)
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [mode for key, mode in _LEGACY_POOLING.items() if config.get(key)] or ["mean"]
+    elif isinstance(modes, str):
+        modes = [modes]
+    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLINGS:
+        raise CheckpointError(f"{path}: pooling is {modes}; expected one of {', '.join(POOLINGS)}")
+    return POOLINGS[modes[0]]
+
+
+def _check_prompt(folder: Path) -> None:
+    """What is put before every text is put there by the library; nothing here would."""
+    path = folder / "config_sentence_transformers.json"
+    config = read_object(path) if path.is_file() else {}
+    name, prompts = config.get("default_prompt_name"), config.get("prompts")
+    prompt = prompts.get(name) if isinstance(prompts, dict) else None
+    if name is not None and prompt:
+        raise CheckpointError(f"{path}: {prompt!r} is put before every text (default_prompt_name); expected none")
+
+
+def _check_similarity(folder: Path) -> None:
+    """Vectors that keep their length may be compared by it; ours are compared by cosine."""
+    path = folder / "config_sentence_transformers.json"
+    found = read_object(path).get("similarity_fn_name") if path.is_file() else None
+    if found not in (None, "cosine"):
+        raise CheckpointError(f"{path}: vectors are not normalized and compared by {found!r}; expected cosine")
+
+
+def _projection(folder: Path) -> Tensor:
+    config = read_object(folder / "config.json")
+    activation = str(config.get("activation_function", "")).rpartition(".")[2]
+    if activation != "Identity" or config.get("use_residual"):
+        what = "a residual connection" if config.get("use_residual") else f"activation {activation}"
+        raise CheckpointError(f"{folder} is a Dense module with {what}; expected Identity and no residual connection")
+    path = folder / "model.safetensors"
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not readable ({error}); expected the weights as safetensors") from error
+    weight, bias = tensors.get("linear.weight"), tensors.get("linear.bias")
+    if weight is None or weight.dim() != 2:
+        raise CheckpointError(f"{path} holds {', '.join(tensors)}; expected the matrix linear.weight")
+    if bias is not None and bool(bias.any()):
+        raise CheckpointError(f"{folder} is a Dense module with a bias; expected none, or one of zeros")
+    return weight.float()
+
+
+def _max_tokens(folder: Path) -> int | None:
+    for name in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_distilbert_config.json"):
+        if not (folder / name).is_file():
+            continue
+        config = read_object(folder / name)
+        if config.get("do_lower_case"):
+            raise CheckpointError(
+                f"{folder / name}: do_lower_case is set, which is done before the tokenizer; expected the tokenizer to "
+                "do it"
+            )
+        limit = config.get("max_seq_length")
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise CheckpointError(f"{folder / name}: max_seq_length is {limit!r}; expected a positive number")
+        return limit
+    return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a small JSON file that holds an object.
+
+    Raises:
+        CheckpointError: if it does not.
+    """
+    value = _read(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes; expected at most {MAX_JSON_BYTES}")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); expected JSON") from error
