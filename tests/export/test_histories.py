@@ -1,34 +1,62 @@
-"""Calibration and check see real histories of different users, as the user tower is called."""
+"""Some users calibrate, all others judge, and they see the networks as callers do."""
 
 import numpy as np
 import polars as pl
 
-from fuserec.export.histories import SHORT, split_histories
+from fuserec.export.histories import MADE_UP, SHORT, held_out, split_users, user_inputs
+from fuserec.export.judging import NOBODY
 
 ITEMS = pl.DataFrame({"item_id": [10, 20, 30]})
+ALL = np.arange(20)
 
 
 def users(count: int) -> pl.DataFrame:
     return pl.DataFrame({"user_id": list(range(count)), "history": [[10, 30, 20, 10, 30, 20, 30]] * count})
 
 
-def test_sets_have_different_users() -> None:
-    calibration, check = split_histories(users(20), ITEMS, max_history=4, calibration_users=5)
-    assert len(np.unique(calibration.users[calibration.users > 0])) == 5
-    assert not set(calibration.users[calibration.users > 0]) & set(check.users[check.users > 0])
+def test_nobody_calibrates_and_judges() -> None:
+    calibrating, judging = split_users(users(20), calibration_users=5)
+    assert len(calibrating) == 5
+    assert sorted((*calibrating, *judging)) == list(range(20))
+
+
+def test_at_most_half_of_the_users_calibrate() -> None:
+    calibrating, judging = split_users(users(20), calibration_users=256)
+    assert (len(calibrating), len(judging)) == (10, 10)
+
+
+def test_one_user_serves_both() -> None:
+    calibrating, judging = split_users(users(1), calibration_users=256)
+    assert calibrating.tolist() == judging.tolist() == [0]
 
 
 def test_ids_become_rows_newest_last() -> None:
-    calibration, _ = split_histories(users(20), ITEMS, max_history=4, calibration_users=1)
+    calibration = user_inputs(users(20), ITEMS, np.array([3]), max_history=4)
     assert calibration.items.tolist()[0] == [1, 3, 2, 3], "the last four of 10 30 20 10 30 20 30, as rows from 1"
+    assert calibration.users.tolist()[0] == 4
 
 
 def test_every_user_also_comes_unknown_and_with_a_short_history() -> None:
-    calibration, _ = split_histories(users(20), ITEMS, max_history=9, calibration_users=2)
+    calibration = user_inputs(users(20), ITEMS, np.array([3, 4]), max_history=9)
     assert (calibration.users == 0).sum() == 2
     assert sorted((calibration.items > 0).sum(axis=1).tolist()) == [SHORT, SHORT, 7, 7, 7, 7]
 
 
-def test_one_user_serves_both() -> None:
-    calibration, check = split_histories(users(1), ITEMS, max_history=4, calibration_users=256)
-    assert len(calibration.users) == len(check.users) == 3
+def test_the_last_item_is_held_out() -> None:
+    asked = held_out(users(20), ITEMS, np.array([3]), max_history=4)
+    assert asked.known
+    assert asked.histories.items.tolist() == [[2, 1, 3, 2]], "rows of 20 10 30 20"
+    assert asked.seen[0].tolist() == [10, 30, 20, 10, 30, 20]
+    assert asked.targets.tolist() == [30]
+
+
+def test_users_of_one_item_are_not_asked_about() -> None:
+    few = pl.DataFrame({"user_id": [1, 2], "history": [[10], [10, 20]]})
+    asked = held_out(few, ITEMS, np.array([0, 1]), max_history=4)
+    assert asked.histories.users.tolist() == [2]
+
+
+def test_without_users_histories_are_made_up_and_nothing_is_right() -> None:
+    asked = held_out(users(0), ITEMS, np.array([], dtype=np.int64), max_history=4)
+    assert not asked.known
+    assert len(asked.targets) == MADE_UP and (asked.targets == NOBODY).all()

@@ -11,6 +11,7 @@ import torch
 from fuserec.export.onnx_graph import export_graph
 from fuserec.export.parts import user_tower
 from fuserec.export.sources import load_sources
+from fuserec.kernels import ItemIndex
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.pruning import choose_units, mask_units_, pairs
 from fuserec.models.retriever import Retriever
@@ -34,7 +35,9 @@ def test_masked_units_are_not_exported(untrained: Callable[[str, Path], None], t
     for name in ("whole", "pruned"):
         sources = load_sources(tmp_path / name, None)
         assert sources.retriever is not None
-        part = user_tower(sources.retriever, sources.checkpoint.users, sources.checkpoint.items, 8)
+        users, items = sources.checkpoint.users, sources.checkpoint.items
+        index = ItemIndex.build(sources.retriever.item_vectors().numpy(), items["item_id"].to_numpy())
+        part = user_tower(sources.retriever, users, items, index, 8)
         export_graph(part, tmp_path / f"{name}.onnx")
         sizes[name] = (tmp_path / f"{name}.onnx").stat().st_size
     feed = part.check[0]
