@@ -112,7 +112,7 @@ def _part(name: str, part: dict[str, Any], gate: dict[str, Any]) -> str:
                 engine["precision"],
                 engine["runtime"],
                 f"{engine['bytes']:,}",
-                "cached" if engine["target"] != "cpu" and not engine["build_s"] else f"{engine['build_s']:.2f}",
+                _build_time(engine),
                 _number(engine["latency_ms"], ".3f"),
                 "published" if engine["published"] else "",
             ]
@@ -196,6 +196,12 @@ def _lowest_ndcg(rungs: Sequence[dict[str, Any]], gate: dict[str, Any]) -> float
     rung = rungs[0]
     before = rung["ndcg"] / (1 - rung["loss"]) if rung["loss"] < 1 else 0.0
     return float(before * (1 - gate["max_ndcg_loss"]))
+
+
+def _build_time(engine: dict[str, Any]) -> str:
+    if engine["target"] == "cpu":
+        return "–"  # the graph is the engine
+    return f"{engine['build_s']:.2f}" if engine["build_s"] else "cached"
 
 
 def _number(value: float | None, form: str) -> str:
