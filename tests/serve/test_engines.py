@@ -16,7 +16,7 @@ from fuserec.manifest import EngineRecord, Manifest, bundle_folder
 from fuserec.serve import engines, pipeline
 from fuserec.serve.engines import OnnxRuntimeEngine, check_runtime, choose_target, device_target, open_engine
 
-ENGINES = {name: EngineRecord(f"engines/{name}", "any", "1", "int8", 0.0) for name in ("cpu", "sm89")}
+ENGINES = {name: EngineRecord(f"engines/{name}", "any", "1", "int8", 0.0, 0.0, {}) for name in ("cpu", "sm89")}
 
 
 @pytest.mark.parametrize(("device", "expected"), [(None, "cpu"), ("sm89", "sm89")])
@@ -69,7 +69,7 @@ def refuse_to_read(*arguments: object) -> None:
         pytest.param(
             "cpu",
             {"runtime": "abacus"},
-            "cpu.onnx is for the runtime 'abacus', this fuserec has onnxruntime and tensorrt-rtx; upgrade fuserec",
+            "cpu.onnx is for the runtime 'abacus', this fuserec has onnxruntime, tensorrt-rtx, tensorrt; upgrade fuserec",
             id="unknown runtime",
         ),
         pytest.param("sm89", {"runtime": "onnxruntime"}, "sm89 runs tensorrt-rtx; export again", id="another target"),
@@ -85,7 +85,7 @@ def test_engine_that_cannot_run_here_is_refused_unread(
     monkeypatch.setattr(engines, "device_target", lambda: None if target == "cpu" else target)
     monkeypatch.setattr(engines, "_installed", lambda engine: {"cpu": "1.31.1"}.get(target, "1.7.1.116"))
     monkeypatch.setattr(engines, "OnnxRuntimeEngine", refuse_to_read)
-    monkeypatch.setattr(engines, "TensorRTRTXEngine", refuse_to_read)
+    monkeypatch.setattr(engines, "TensorRTEngine", refuse_to_read)
     with pytest.raises(BundleError, match=message):
         open_engine(bundle, manifest, USER_TOWER)
 
@@ -96,7 +96,7 @@ def test_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("importlib.metadata.version", missing)
     with pytest.raises(BundleError, match="needs tensorrt-rtx, which is not installed; pip install tensorrt-rtx==1.7"):
-        check_runtime(EngineRecord("e", "tensorrt-rtx", "1.7", "int8", 0.0), "sm89")
+        check_runtime(EngineRecord("e", "tensorrt-rtx", "1.7", "int8", 0.0, 0.0, {}), "sm89")
 
 
 def test_newer_onnx_runtime_is_fine(bundle: Path) -> None:
@@ -128,7 +128,7 @@ def test_damaged_bundle_is_not_opened(
 @pytest.mark.skipif(device_target() is None, reason="needs a CUDA device to run a TensorRT-RTX engine")
 def test_tensorrt_engine_equals_onnx_runtime(checkpoint_folder: Path, tmp_path: Path) -> None:
     from fuserec.export import TARGETS, ExportConfig, export_checkpoint
-    from fuserec.serve.engines import TensorRTRTXEngine
+    from fuserec.serve.engines import TensorRTEngine
 
     target = str(device_target())
     if target not in TARGETS:
@@ -136,6 +136,6 @@ def test_tensorrt_engine_equals_onnx_runtime(checkpoint_folder: Path, tmp_path: 
     export_checkpoint(checkpoint_folder, tmp_path / "r", ExportConfig(precision="fp32", targets=(target,)))
     engines = tmp_path / "r" / "recommend" / "1" / "engines"
     feed = {"user": np.array([1, 0]), "history": np.array([[0, 5], [7, 9]])}
-    on_gpu = TensorRTRTXEngine(engines / f"user_tower.{target}.engine").run(feed)["user_vector"]
+    on_gpu = TensorRTEngine(engines / f"user_tower.{target}.engine", "tensorrt-rtx").run(feed)["user_vector"]
     on_cpu = OnnxRuntimeEngine(engines / "user_tower.cpu.onnx").run(feed)["user_vector"]
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-2)

@@ -9,6 +9,9 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+# The smallest positive number of float16: nothing rounds to zero that was none.
+SMALLEST: Final = 2.0**-24
+LARGEST: Final = 65_504.0
 # Of the operators in use, those that ONNX 20 does not know in bfloat16.
 FLOAT32_OPS: Final = ("GRU", "LSTM", "Conv", "Range")
 
@@ -19,8 +22,24 @@ def to_fp16(model: ir.Model) -> ir.Model:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it warns of weights that round to zero, which they may
-        halved: ir.Model = ir.from_proto(convert_float_to_float16(ir.to_proto(model), keep_io_types=True))
+        halved: ir.Model = ir.from_proto(
+            convert_float_to_float16(ir.to_proto(model), keep_io_types=True, min_positive_val=SMALLEST)
+        )
+    _bound_clips(halved.graph)
     return halved
+
+
+def _bound_clips(graph: ir.Graph) -> None:
+    """Give clips without an upper bound that of float16: TensorRT takes the one of float32, and complains on stdout."""
+    for node in graph:
+        x, *bounds = node.inputs
+        if node.op_type == "Clip" and x is not None and x.dtype == ir.DataType.FLOAT16 and len(bounds) < 2:
+            largest = ir.tensor(np.array(LARGEST, dtype=np.float16))
+            name = f"{node.name}_max"
+            bound = ir.Value(name=name, type=ir.TensorType(largest.dtype), shape=ir.Shape([]), const_value=largest)
+            graph.register_initializer(bound)
+            node.resize_inputs(3)
+            node.replace_input_with(2, bound)
 
 
 def to_bf16(model: ir.Model) -> None:

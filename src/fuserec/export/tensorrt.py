@@ -12,9 +12,8 @@ from fuserec.export.cache import cached
 from fuserec.export.parts import Part
 from fuserec.export.targets import Target
 from fuserec.files import replacing_file
-from fuserec.serve.engines import device_target
+from fuserec.serve.engines import TENSORRT_MODULES, TITLES, device_target
 
-MODULES: Final = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 INSTALL: Final = {
     "tensorrt-rtx": "pip install 'fuserec[export]'",
     "tensorrt": "on the GPU host: pip install tensorrt, or export inside NVIDIA's TensorRT or Triton container",
@@ -71,7 +70,7 @@ def build_engine(graph: Path, target: Target, part: Part, path: Path) -> float:
 
 def _build(graph: Path, target: Target, part: Part) -> bytes:
     trt = _library(target)
-    name = "TensorRT-RTX" if target.runtime == "tensorrt-rtx" else "TensorRT"
+    name = TITLES[target.runtime]
     log = _Log(trt)
     builder = trt.Builder(log.logger)
     network = builder.create_network(_strongly_typed(trt))
@@ -102,7 +101,7 @@ def _strongly_typed(trt: Any) -> int:
 
 def _library(target: Target) -> Any:
     try:
-        return import_module(MODULES[target.runtime])
+        return import_module(TENSORRT_MODULES[target.runtime])
     except ImportError:
         raise ExportError(
             f"{target.runtime} is not installed, {target.name} needs it: {INSTALL[target.runtime]}"

@@ -35,8 +35,9 @@ def inputs_sha256(checkpoint: Path, config: ExportConfig) -> str:
         OSError: A checkpoint has no configuration.
     """
     options = dataclasses.asdict(config)
-    if config.ranker is not None:
-        options["ranker"] = _hash((config.ranker / _CHECKPOINT_CONFIG).read_bytes())
+    for name, folder in (("ranker", config.ranker), ("reference", config.reference)):
+        if folder is not None:
+            options[name] = _hash((folder / _CHECKPOINT_CONFIG).read_bytes())
     inputs = {
         "checkpoint": _hash((checkpoint / _CHECKPOINT_CONFIG).read_bytes()),
         "options": options,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import logging
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -21,6 +22,11 @@ DISABLED: Final = ["FuseFp16InitializerToFp32NodeTransformer"]
 # Runtimes by the names that they are installed under.
 ONNX_RUNTIME: Final = "onnxruntime"
 TENSORRT_RTX: Final = "tensorrt-rtx"
+TENSORRT: Final = "tensorrt"
+RUNTIMES: Final = (ONNX_RUNTIME, TENSORRT_RTX, TENSORRT)
+# The two have one API.
+TENSORRT_MODULES: Final = {TENSORRT_RTX: "tensorrt_rtx", TENSORRT: "tensorrt"}
+TITLES: Final = {TENSORRT_RTX: "TensorRT-RTX", TENSORRT: "TensorRT"}
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -64,22 +70,23 @@ class OnnxRuntimeEngine:
         return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
 
 
-class TensorRTRTXEngine:
-    """A TensorRT-RTX engine on the current CUDA device; device memory is held by torch.
+class TensorRTEngine:
+    """An engine of TensorRT-RTX or TensorRT on the current CUDA device; device memory is held by torch.
 
     It cannot run on a machine without a GPU; `tests/serve/test_engines.py` runs it where there is one.
     """
 
-    def __init__(self, path: Path) -> None:
-        import tensorrt_rtx as trt
+    def __init__(self, path: Path, runtime: str) -> None:
         import torch
+
+        trt = import_module(TENSORRT_MODULES[runtime])
 
         self._torch = torch
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise BundleError(
-                f"TensorRT-RTX {trt.__version__} cannot load {path}: it was built for another GPU or by another "
+                f"{TITLES[runtime]} {trt.__version__} cannot load {path}: it was built for another GPU or by another "
                 "version; export again for this one"
             )
         self._engine = engine
@@ -105,7 +112,7 @@ class TensorRTRTXEngine:
             for name, tensor in held.items():
                 self._context.set_tensor_address(name, tensor.data_ptr())
             if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise RuntimeError("TensorRT-RTX did not accept the batch; its log says why")
+                raise RuntimeError("the engine did not accept the batch; the log says why")
             answer = {name: held[name].cpu() for name in self._outputs}
         return {name: tensor.numpy() for name, tensor in answer.items()}
 
@@ -139,8 +146,9 @@ def choose_target(engines: dict[str, EngineRecord], device: str | None) -> str:
     Raises:
         BundleError: There is no engine that this machine can run.
     """
-    if device in engines:
-        return str(device)
+    for name in (device, f"{TENSORRT}-{device}"):
+        if name in engines:
+            return str(name)
     if "cpu" not in engines:
         raise BundleError(
             f"the bundle has engines for {', '.join(engines)}; this machine has {device or 'no GPU'}; "
@@ -162,7 +170,9 @@ def open_engine(bundle: Path, manifest: Manifest, part: str, *, threads: int = 1
     path = bundle / engines[target].file
     check_runtime(engines[target], target)
     logger.info("%s on %s: %s", part, target, path.name)
-    return OnnxRuntimeEngine(path, threads=threads) if target == "cpu" else TensorRTRTXEngine(path)
+    return (
+        OnnxRuntimeEngine(path, threads=threads) if target == "cpu" else TensorRTEngine(path, engines[target].runtime)
+    )
 
 
 def check_runtime(engine: EngineRecord, target: str) -> None:
@@ -174,19 +184,19 @@ def check_runtime(engine: EngineRecord, target: str) -> None:
     Raises:
         BundleError: The runtime is unknown, not the target's, not installed, or of another version.
     """
-    expected = ONNX_RUNTIME if target == "cpu" else TENSORRT_RTX
-    if engine.runtime not in (ONNX_RUNTIME, TENSORRT_RTX):
+    expected = ONNX_RUNTIME if target == "cpu" else TENSORRT if target.startswith(f"{TENSORRT}-") else TENSORRT_RTX
+    if engine.runtime not in RUNTIMES:
         raise BundleError(
-            f"{engine.file} is for the runtime {engine.runtime!r}, this fuserec has {ONNX_RUNTIME} and {TENSORRT_RTX}; "
+            f"{engine.file} is for the runtime {engine.runtime!r}, this fuserec has {', '.join(RUNTIMES)}; "
             "upgrade fuserec or export again"
         )
     if engine.runtime != expected:
         raise BundleError(f"{engine.file} is for {engine.runtime}, and {target} runs {expected}; export again")
     built, installed = engine.runtime_version, _installed(engine)
-    if expected == TENSORRT_RTX and installed != built:
+    if expected in TENSORRT_MODULES and installed != built:
         raise BundleError(
-            f"{engine.file} was built by TensorRT-RTX {built} and runs under no other, {installed} is installed; "
-            f"pip install {TENSORRT_RTX}=={built}, or export again"
+            f"{engine.file} was built by {TITLES[expected]} {built} and runs under no other, {installed} is installed; "
+            f"pip install {expected}=={built}, or export again"
         )
     if expected == ONNX_RUNTIME and _major_minor(installed) < _major_minor(built):
         raise BundleError(
