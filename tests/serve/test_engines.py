@@ -69,7 +69,7 @@ def refuse_to_read(*arguments: object) -> None:
         pytest.param(
             "cpu",
             {"runtime": "abacus"},
-            "cpu.onnx is for the runtime 'abacus', this fuserec has onnxruntime, tensorrt-rtx, tensorrt; upgrade fuserec",
+            "the runtime 'abacus', this fuserec has onnxruntime, tensorrt-rtx, tensorrt; upgrade fuserec",
             id="unknown runtime",
         ),
         pytest.param("sm89", {"runtime": "onnxruntime"}, "sm89 runs tensorrt-rtx; export again", id="another target"),
