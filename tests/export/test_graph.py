@@ -194,5 +194,13 @@ def test_recurrent_cells_run_in_every_precision(
             assert error < 0.2, f"{precision} for {use} is off by {error:.3f}"
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_batch_and_length_stay_dynamic(graph: Callable[[str, Use], Path], part: Part, precision: str) -> None:
+    inputs = {value.name: value for value in onnx.load(graph(precision, "gpu")).graph.input}
+    for name, axes in part.inputs.items():
+        dims = [dim.dim_param for dim in inputs[name].type.tensor_type.shape.dim]
+        assert all(dims) and len(dims) == len(axes), f"{name} of the {precision} graph is {dims}"
+
+
 def test_no_path_of_the_machine_is_in_a_graph(traced: Path) -> None:
     assert str(Path(__file__).parents[2]).encode() not in traced.read_bytes()

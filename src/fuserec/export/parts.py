@@ -29,10 +29,14 @@ RANK_BATCH: Final = 8
 JUDGED: Final = 2_000
 JUDGED_TITLES: Final = 256
 JUDGED_BY_TEXT_RANKER: Final = 32
-# Histories and candidates that a ranker is calibrated on, and candidates that it is judged by.
+# Users and candidates that a ranker is calibrated on, and candidates that it is judged by; then those of one that reads
+# texts.
 RANK_USERS: Final = 32
 CHECKED_CANDIDATES: Final = 20
 JUDGED_CANDIDATES: Final = 100
+TEXT_RANK_USERS: Final = 16
+CHECKED_TEXT_CANDIDATES: Final = 5
+JUDGED_TEXT_CANDIDATES: Final = 20
 # Users whose held-out items tell how much a ranker is to be listened to.
 WEIGHED_USERS: Final = 2_000
 WEIGHED_TEXT_USERS: Final = 100
@@ -158,11 +162,11 @@ def ranker(
     """A user, what they had, and candidates -> what each candidate scores."""
     batch, length = Axis("B", 1, 1, RANK_BATCH), _history_axis(module.config)
     candidates = Axis("C", 1, 200, MAX_CANDIDATES)
-    calibrating, judged = split_users(users, min(calibration_users, RANK_USERS))
+    calibrating, judged = split_users(users, min(calibration_users, TEXT_RANK_USERS if reads_texts else RANK_USERS))
     asked = held_out(users, items, judged[: JUDGED_BY_TEXT_RANKER if reads_texts else JUDGED], length.max)
     rng = np.random.default_rng(0)
-    few = min(CHECKED_CANDIDATES, items.height)
-    n_candidates = few if reads_texts else min(JUDGED_CANDIDATES, items.height)
+    few = min(CHECKED_TEXT_CANDIDATES if reads_texts else CHECKED_CANDIDATES, items.height)
+    n_candidates = min(JUDGED_TEXT_CANDIDATES if reads_texts else JUDGED_CANDIDATES, items.height)
 
     def drawn(feeds: list[Feed], count: int) -> list[Feed]:
         draw = rng.integers
