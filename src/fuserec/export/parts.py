@@ -169,8 +169,11 @@ def ranker(
     n_candidates = min(JUDGED_TEXT_CANDIDATES if reads_texts else JUDGED_CANDIDATES, items.height)
 
     def drawn(feeds: list[Feed], count: int) -> list[Feed]:
-        draw = rng.integers
-        return [feed | {"candidates": draw(1, items.height + 1, (len(feed["user"]), count))} for feed in feeds]
+        # Each candidate once: of twins in a list nobody could say which one stayed.
+        return [
+            feed | {"candidates": np.stack([1 + rng.choice(items.height, count, replace=False) for _ in feed["user"]])}
+            for feed in feeds
+        ]
 
     order = 0 if "click" in module.heads else 1
     feeds = drawn(_history_feeds(asked.histories, RANK_BATCH), n_candidates)
