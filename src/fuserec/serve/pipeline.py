@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
@@ -17,6 +16,7 @@ from fuserec.serve.blending import blend
 from fuserec.serve.engines import Engine, open_engine
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.ranking import RankStage
+from fuserec.serve.stores import read_items
 from fuserec.serve.texts import TextStage
 from fuserec.serve.users import NO_IDS, Ids, Known, Users
 
@@ -129,7 +129,7 @@ class Pipeline:
         """
         manifest = Manifest.read(bundle)
         manifest.verify(bundle.parents[1])
-        items = pl.read_parquet(bundle / "items.parquet", columns=["item_id", "count"])
+        items = read_items(bundle)
         stage, rerank = RankStage.open(bundle, manifest), manifest.rerank
         return cls(
             engine=open_engine(bundle, manifest, USER_TOWER),
