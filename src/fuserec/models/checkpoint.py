@@ -160,6 +160,8 @@ def _build_on(device: str, architecture: str, arguments: dict[str, Any]) -> nn.M
             return build_module(architecture, arguments)
     except CheckpointError as error:
         raise CheckpointError(f"{CONFIG_FILE}: {error}") from error
+    except Exception as error:  # libraries raise whatever comes of sizes that make no sense
+        raise CheckpointError(f"{CONFIG_FILE}: nothing can be built of the arguments ({error})") from error
 
 
 def check_destination(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fuserec.models.checks import check_layers
+from fuserec.untrusted.documents import parse_json
 
 
 class Adapter(nn.Module):
@@ -106,11 +108,13 @@ def transformer_config(encoder: str) -> Any:
     """Read the configuration of a transformer from JSON.
 
     Raises:
-        ValueError: if it is not JSON, or of a kind that the library does not know.
+        ValueError: if it is not JSON, of a kind that the library does not know, or absurdly deep.
     """
     from transformers import AutoConfig
 
-    fields = json.loads(encoder)
-    if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
+    fields = parse_json(encoder)
+    if not isinstance(fields.get("model_type"), str):
         raise ValueError("encoder has no model_type; expected the JSON of a transformer's config.json")
-    return AutoConfig.for_model(**fields)
+    config = AutoConfig.for_model(**fields)
+    check_layers(config, "num_hidden_layers")
+    return config

@@ -155,7 +155,7 @@ class Server:
             )
         try:
             self._spawn(binary, manifest.models)
-            items = read_items(bundle)
+            items = read_items(bundle, manifest)
             self._wait_for_canary(manifest.models[0], int(items["item_id"][0]))
         except BaseException:
             self.stop()

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fuserec.errors import BundleError
+from fuserec.manifest import Manifest
 from fuserec.untrusted.tables import read_table, require_no_nulls
 
 Ids = NDArray[np.int64]
@@ -17,14 +18,14 @@ ITEM_COLUMNS: Final = {"item_id": pl.Int64(), "count": pl.Int64()}
 USER_COLUMNS: Final = {"user_id": pl.Int64(), "history": pl.List(pl.Int64)}
 
 
-def read_items(bundle: Path) -> pl.DataFrame:
+def read_items(bundle: Path, manifest: Manifest) -> pl.DataFrame:
     """Read of `items.parquet` of a bundle what serving needs: item_id and count, int64.
 
     Raises:
         BundleError: It is something else.
     """
     path = bundle / "items.parquet"
-    table = read_table(path, BundleError, columns=ITEM_COLUMNS, others=True)
+    table = read_table(path, BundleError, columns=ITEM_COLUMNS, others=True, n_rows=manifest.n_items)
     require_no_nulls(path, table, BundleError, *ITEM_COLUMNS)
     return table
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.contract import NO_ID
+from fuserec.manifest import Manifest
 from fuserec.serve.stores import IdMap, UserStore, read_items
 
 Ids = NDArray[np.int64]
@@ -81,13 +82,13 @@ class Users:
         self._stored = stored
 
     @classmethod
-    def load(cls, bundle: Path) -> Users:
+    def load(cls, bundle: Path, manifest: Manifest) -> Users:
         """Read the items and users of a bundle.
 
         Raises:
             BundleError: They are not what an export writes.
         """
-        return cls(read_items(bundle)["item_id"].to_numpy(), UserStore.load(bundle / "users.parquet"))
+        return cls(read_items(bundle, manifest)["item_id"].to_numpy(), UserStore.load(bundle / "users.parquet"))
 
     def look_up(self, queries: Sequence[Asker]) -> Known:
         """Find out what is known of those who ask."""

@@ -10,7 +10,7 @@ from typing import Final
 import polars as pl
 
 from fuserec.errors import DataError
-from fuserec.untrusted.tables import MAGIC, check_parquet
+from fuserec.untrusted.parquet import MAGIC, check_parquet
 
 PARQUET_ENDINGS: Final = (".parquet", ".pq")
 CSV_ENDINGS: Final = (".csv", ".tsv", ".txt")

@@ -6,6 +6,7 @@ documentation.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,13 +19,19 @@ _MAX_VARINT_BYTES: Final = 10
 class Compact:
     """A position in bytes that are read in order.
 
+    Args:
+        data: the bytes.
+        at: where to begin.
+        stop: where they end.
+
     Raises:
         ValueError: from every method, where the bytes end or make no sense.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | mmap.mmap, at: int, stop: int) -> None:
         self._data = data
-        self._at = 0
+        self._stop = stop
+        self.at = at
 
     def fields(self) -> Iterator[tuple[int, int]]:
         """Yield number and type of each field of a struct; each must be read or skipped before the next."""
@@ -100,11 +107,10 @@ class Compact:
         return self._take(1)[0]
 
     def _take(self, count: int) -> bytes:
-        taken = self._data[self._at : self._at + count]
-        if len(taken) < count:
-            raise ValueError(f"ends {count - len(taken)} bytes too early")
-        self._at += count
-        return taken
+        if self.at + count > self._stop:
+            raise ValueError(f"ends {self.at + count - self._stop} bytes too early")
+        self.at += count
+        return self._data[self.at - count : self.at]
 
     def _varint(self) -> int:
         value = 0
