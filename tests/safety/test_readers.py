@@ -15,6 +15,7 @@ from fuserec.errors import BundleError, CheckpointError, DataError
 from fuserec.kernels import ItemIndex
 from fuserec.manifest import Manifest
 from fuserec.models.checkpoint import HASHED_FILES, Checkpoint
+from fuserec.serve.launcher import Address
 from fuserec.serve.pipeline import Pipeline
 from fuserec.train.data import read_folder
 from fuserec.train.resume import STATE_FILE, SavedRun
@@ -244,3 +245,9 @@ def test_files_of_a_bundle_that_do_not_fit_each_other(copied: Path, tmp_path: Pa
     put_into_bundle(copied, "index.safetensors", (tmp_path / "other").read_bytes())
     with pytest.raises(BundleError, match=r"index\.safetensors has 3 items of 5 numbers"):
         Pipeline.open(copied)
+
+
+def test_server_is_on_loopback_unless_told_otherwise() -> None:
+    assert Address().is_loopback
+    assert Address.free().is_loopback
+    assert not Address(host="0.0.0.0").is_loopback

@@ -112,7 +112,10 @@ def transformer_config(encoder: str) -> Any:
     """
     from transformers import AutoConfig
 
-    fields = parse_json(encoder)
+    try:
+        fields = parse_json(encoder)
+    except ValueError as error:
+        raise ValueError(f"encoder {error}") from error
     if not isinstance(fields.get("model_type"), str):
         raise ValueError("encoder has no model_type; expected the JSON of a transformer's config.json")
     config = AutoConfig.for_model(**fields)

@@ -117,7 +117,10 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _answer(line: str) -> tuple[int | None, int, list[int], str]:
-    document = parse_json(line)  # what it raises is a ValueError
+    try:
+        document = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"it {error}") from error
     user_id, timestamp, item_ids = (document.get(name) for name in ("user_id", "timestamp", "item_ids"))
     if user_id is not None and not (_is_whole(user_id) and user_id >= 0):
         raise ValueError(f"user_id is {user_id!r}, expected a number from 0 or null")
