@@ -82,7 +82,8 @@ def _recommending(bundle: Path) -> Callable[[int], object]:
 
 
 def _ranking(bundle: Path) -> Callable[[int], object]:
-    stage, users = RankStage.open(bundle, Manifest.read(bundle)), Users.load(bundle)
+    manifest = Manifest.read(bundle)
+    stage, users = RankStage.open(bundle, manifest), Users.load(bundle, manifest)
     assert stage is not None
     items = pl.read_parquet(bundle / "items.parquet", columns=["item_id"])["item_id"]
     candidates = items.sample(min(_CANDIDATES, len(items)), seed=0).to_numpy()

@@ -10,18 +10,19 @@ import pytest
 import fuserec
 
 ROOT = Path(fuserec.__file__).parent
-COMMON = {"contract", "errors", "files", "manifest", "records", "tokens"}
+COMMON = {"contract", "errors", "files", "manifest", "records", "tokens", "untrusted"}
 # Room -> the rooms and modules of fuserec that it may import; cli, demo and display stand above all rooms.
 ALLOWED = {
     "contract": set(),
     "errors": set(),
     "files": set(),
+    "untrusted": set(),
     "records": set(),
-    "manifest": {"contract", "errors", "files", "records"},
-    "catalogue": {"errors", "manifest"},
-    "tokens": {"errors"},
-    "kernels": {"contract", "errors", "files"},
-    "models": {"contract", "errors", "files", "tokens"},
+    "manifest": {"contract", "errors", "files", "records", "untrusted"},
+    "catalogue": {"errors", "manifest", "untrusted"},
+    "tokens": {"errors", "untrusted"},
+    "kernels": {"contract", "errors", "files", "untrusted"},
+    "models": {"contract", "errors", "files", "tokens", "untrusted"},
     "train": COMMON | {"models"},
     "importers": COMMON | {"models", "train"},
     "export": COMMON | {"kernels", "models", "serve"},

@@ -90,7 +90,7 @@ def test_damaged_file_is_named(copy: Path, name: str, damage: Callable[[Path], N
         pytest.param(edit("models", ["encode"]), "models came as", id="no front door"),
         pytest.param(edit("models", ["recommend", "../x"]), "models came as", id="unknown model"),
         pytest.param(edit("files", {}), "files lacks 'encode/config.pbtxt'", id="nothing to compare with"),
-        pytest.param(lambda p: p.write_bytes(b" " * (16 * 2**20 + 1)), "larger than any manifest", id="too large"),
+        pytest.param(lambda p: p.write_bytes(b" " * (16 * 2**20 + 1)), "has more than 16777216 bytes", id="too large"),
     ],
 )
 def test_damaged_manifest_is_refused(copy: Path, damage: Callable[[Path], None], message: str) -> None:

@@ -8,6 +8,7 @@ import polars as pl
 
 from fuserec.errors import BundleError
 from fuserec.manifest import bundle_folder
+from fuserec.untrusted.tables import read_table
 
 
 class Catalogue:
@@ -31,10 +32,10 @@ class Catalogue:
             path = bundle_folder(path) / "items.parquet"
         if not path.is_file():
             raise BundleError(f"{path} is missing; expected an items.parquet or a repository folder")
-        try:
-            return cls(pl.read_parquet(path))
-        except (pl.exceptions.PolarsError, KeyError) as error:
-            raise BundleError(f"{path} cannot be read as items: {error}") from None
+        items = read_table(path, BundleError)
+        if items.schema.get("item_id") != pl.Int64 or "title" not in items.columns:
+            raise BundleError(f"{path} has columns {', '.join(items.columns)}; expected item_id int64, title")
+        return cls(items)
 
     def __len__(self) -> int:
         return len(self._items)

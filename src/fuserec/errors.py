@@ -5,7 +5,7 @@
     +-- DataError        a data folder that cannot be read as interactions and items
     +-- CheckpointError  a checkpoint folder that is missing, damaged or of another version
     +-- ExportError      an export that cannot be carried out as asked
-    +-- BundleError      a model repository that is missing, damaged or of another version
+    +-- BundleError      a model repository, or a file of it, that is missing, damaged or of another version
     +-- LaunchError      an inference server that could not be started or kept alive
     +-- ClientError      a call that was not answered; its own tree is in `fuserec.client`
 
@@ -36,7 +36,7 @@ class ExportError(FuserecError, RuntimeError):
 
 
 class BundleError(FuserecError, ValueError):
-    """A model repository is missing, damaged, or written by another format version."""
+    """A model repository, or a file of it, is missing, damaged, or written by another format version."""
 
 
 class LaunchError(FuserecError, RuntimeError):

@@ -30,6 +30,7 @@ from fuserec.contract import FRONT_DOORS, MODELS
 from fuserec.errors import BundleError
 from fuserec.files import replacing_file, sha256
 from fuserec.records import from_json
+from fuserec.untrusted.documents import read_json
 
 FORMAT: Final = "fuserec-bundle"
 FORMAT_VERSION: Final = 3
@@ -202,19 +203,9 @@ class Manifest:
         path = bundle / FILE_NAME
         if not _VERSION.fullmatch(bundle.name):
             raise BundleError(f"{bundle} is not a version of a model: expected a number, 1 or more, as its name")
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_MANIFEST_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            raise BundleError(f"{path} is missing: {bundle} is not a bundle written by `fuserec export`") from None
-        if len(content) > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} is larger than any manifest ({MAX_MANIFEST_BYTES} bytes); export again")
-        try:
-            document = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{path} is not JSON ({error}); export again") from None
-        if not isinstance(document, dict):
-            raise BundleError(f"{path} holds a JSON {type(document).__name__}, expected an object; export again")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing: {bundle} is not a bundle written by `fuserec export`")
+        document = read_json(path, MAX_MANIFEST_BYTES, BundleError)
         came = (document.pop("format", None), document.pop("format_version", None))
         if came != (FORMAT, FORMAT_VERSION):
             raise BundleError(

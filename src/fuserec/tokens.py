@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.errors import CheckpointError
+from fuserec.untrusted.documents import read_text
 
 # A token has at least one character, and no encoder here reads so many tokens; what is beyond is not even looked at.
 MAX_CHARACTERS = 20_000
+# One of a quarter of a million tokens has 17 MB.
+MAX_BYTES = 256 * 2**20
 
 
 class Tokenizer:
@@ -41,8 +44,12 @@ class Tokenizer:
 
     @classmethod
     def read(cls, path: Path, *, max_tokens: int, pad_id: int) -> Tokenizer:
-        """Read a `tokenizer.json`."""
-        return cls(path.read_text(encoding="utf-8"), max_tokens=max_tokens, pad_id=pad_id)
+        """Read a `tokenizer.json`.
+
+        Raises:
+            CheckpointError: if it is missing, larger than any, or no tokenizer.
+        """
+        return cls(read_text(path, MAX_BYTES, CheckpointError), max_tokens=max_tokens, pad_id=pad_id)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return (N, T) int64 tokens, T being the longest of these texts, at least 1 and at most `max_tokens`."""

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fuserec.export.judging import Questions
 from fuserec.export.onnx_graph import export_graph
 from fuserec.export.parts import Axis, Part
 from fuserec.models.ranker import Ranker, RankerConfig, parse_tasks
 from fuserec.models.registry import ARCHITECTURES, build_module
 
+NOTHING = Questions("nothing", [], np.empty(0, dtype=np.int64), lambda number, output: output.astype(np.int64))
 NAMES = ["ranker-mlp", "ranker-attention", "ranker-dcn"]
 CONFIG = RankerConfig(
     n_users=5, n_items=30, dim=16, max_history=20, n_genres=3, n_words=7, n_years=4, hidden=8, cross_rank=4
@@ -126,7 +128,7 @@ def test_onnx_takes_any_batch_length_and_number_of_candidates(name: str, tmp_pat
     model = built(name)
     batch, length, count = Axis("B", 1, 2, 64), Axis("L", 1, 20, 20), Axis("C", 1, 200, 512)
     inputs = {"user": (batch,), "history": (batch, length), "candidates": (batch, count)}
-    part = Part("ranker", model.rank_tower, inputs, "scores", "", [], [], max_history=20)
+    part = Part("ranker", model.rank_tower, inputs, "scores", "", [], [], NOTHING, max_history=20)
     export_graph(part, tmp_path / "rank.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "rank.onnx"), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from fuserec.export.judging import Questions
 from fuserec.export.onnx_graph import export_graph
 from fuserec.export.parts import Axis, Part
 from fuserec.models.ranker_text import TextRanker, TextRankerConfig
@@ -14,6 +15,7 @@ from fuserec.models.ranking_model import RankingModel
 from tests.conftest import TINY_ENCODER
 
 N_ITEMS = 9
+NOTHING = Questions("nothing", [], np.empty(0, dtype=np.int64), lambda number, output: output.astype(np.int64))
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_the_graph_says_what_the_module_says(model: TextRanker, tmp_path) -> Non
     assert isinstance(model, RankingModel)
     batch, length, count = Axis("B", 1, 1, 8), Axis("L", 1, 3, 3), Axis("C", 1, 8, 50)
     inputs = {"user": (batch,), "history": (batch, length), "candidates": (batch, count)}
-    export_graph(Part("ranker", model.rank_tower, inputs, "scores", "", [], [], 3), tmp_path / "ranker.onnx")
+    export_graph(Part("ranker", model.rank_tower, inputs, "scores", "", [], [], NOTHING, 3), tmp_path / "ranker.onnx")
     generator = np.random.default_rng(0)
     session = ort.InferenceSession(tmp_path / "ranker.onnx")
     for b, n, c in [(1, 1, 1), (3, 2, 5), (2, 3, 1)]:

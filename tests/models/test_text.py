@@ -70,7 +70,7 @@ def test_an_untrained_adapter_changes_nothing() -> None:
 
 @pytest.mark.parametrize("encoder", ["{", "[]", "{}", json.dumps({"model_type": "no-such-thing"})])
 def test_an_encoder_that_is_none_is_refused(encoder: str) -> None:
-    with pytest.raises(ValueError, match=r"model_type|Expecting|no-such-thing"):
+    with pytest.raises(ValueError, match=r"model_type|encoder is not JSON|encoder holds a JSON list|no-such-thing"):
         TextConfig(n_items=1, encoder=encoder)
 
 

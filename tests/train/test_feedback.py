@@ -168,7 +168,7 @@ def test_lines_of_a_csv_are_counted_with_its_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("log", "actions", "message"),
     [
-        pytest.param("x\ny\n", ACTIONS, r"served\.jsonl: none of its 2 lines is an answer: Expecting value", id="log"),
+        pytest.param("x\ny\n", ACTIONS, r"none of its 2 lines is an answer: it is not JSON \(Expecting", id="log"),
         pytest.param("", ACTIONS, r"served\.jsonl: empty file; expected lines like", id="empty log"),
         pytest.param(None, "user,item,time\n", "no rows", id="no actions"),
         pytest.param(None, "user,item,time\nal,B,1\n", "user 'al', .*--original-ids translates", id="ids as strings"),

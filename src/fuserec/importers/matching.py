@@ -26,6 +26,8 @@ from fuserec.train.identities import ORIGINAL
 from fuserec.train.importing import known_ids
 from fuserec.train.retrieval import items_table, users_table
 from fuserec.train.split import leave_one_out
+from fuserec.untrusted.documents import read_text
+from fuserec.untrusted.tables import read_table
 
 UNKNOWN: Final = -1
 MAX_ID_FILE_BYTES: Final = 2**30
@@ -139,17 +141,15 @@ def read_ids(path: Path) -> list[str]:
     Raises:
         DataError: if it cannot be read.
     """
-    try:
-        if path.stat().st_size > MAX_ID_FILE_BYTES:
-            raise DataError(f"{path} has {path.stat().st_size} bytes; expected at most {MAX_ID_FILE_BYTES}")
-        if path.suffix == ".parquet":
-            column = pl.read_parquet(path).to_series(0)
-            if column.null_count():
-                raise DataError(f"{path}: column {column.name!r} has {column.null_count()} nulls; expected none")
-            return [str(value) for value in column]
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, IndexError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path} cannot be read ({error}); expected one id a line, or Parquet") from error
+    if path.suffix != ".parquet":
+        return read_text(path, MAX_ID_FILE_BYTES, DataError).splitlines()
+    table = read_table(path, DataError)
+    if not table.width:
+        raise DataError(f"{path} has no column; expected ids in the first one")
+    column = table.to_series(0)
+    if column.null_count():
+        raise DataError(f"{path}: column {column.name!r} has {column.null_count()} nulls; expected none")
+    return [str(value) for value in column]
 
 
 def numbers_of(labels: Sequence[str], data: Path, kind: str, source: Path) -> Ids:

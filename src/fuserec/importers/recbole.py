@@ -10,7 +10,6 @@ after its filters, and the table comes beside the file, written where the model 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -30,10 +29,10 @@ from fuserec.importers._recbole_reader import SETTINGS
 from fuserec.importers.matching import Ids, Matched, match, numbers_of
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.train.data import read_folder
+from fuserec.untrusted.documents import parse_json, read_json
 
 READING_S: Final = 300
 MAX_TOKENS_BYTES: Final = 2**30
-MAX_SETTINGS_CHARS: Final = 10_000
 MODELS: Final = ("BPR", "SASRec", "GRU4Rec")
 # RecBole's number 0 stands for padding and for whoever is unknown.
 PAD: Final = "[PAD]"
@@ -187,27 +186,15 @@ def read_saved(path: Path) -> Saved:
 
 def _settings(path: Path, document: str) -> dict[str, Any]:
     try:
-        if len(document) > MAX_SETTINGS_CHARS:
-            raise ValueError(f"{len(document)} characters")
-        settings = json.loads(document)
-        if not isinstance(settings, dict):
-            raise ValueError(f"a {type(settings).__name__}")
-    except (ValueError, RecursionError) as error:
+        return parse_json(document)
+    except ValueError as error:
         raise CheckpointError(f"{path}: its settings are not readable ({error}); expected a JSON object") from error
-    return settings
 
 
 def _read_tokens(path: Path) -> Mapping[str, list[str]]:
-    try:
-        if path.stat().st_size > MAX_TOKENS_BYTES:
-            raise DataError(f"{path} has {path.stat().st_size} bytes; expected at most {MAX_TOKENS_BYTES}")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read ({error}); expected RecBole's numbering as JSON") from error
+    document = read_json(path, MAX_TOKENS_BYTES, DataError)
     for kind in ("user_id", "item_id"):
-        tokens = document.get(kind) if isinstance(document, dict) else None
+        tokens = document.get(kind)
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or tokens[:1] != [PAD]:
             raise DataError(f'{path}: {kind} is not a list of texts that begins with "{PAD}", as field2id_token does')
     numbering: dict[str, list[str]] = document

@@ -11,7 +11,6 @@ here is refused by name, as vectors that are only nearly the encoder's would be 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from fuserec.errors import CheckpointError
+from fuserec.untrusted.documents import parse_json, read_bytes, read_json
 
 MODULES: Final = "modules.json"
 # What may follow transformer and pooling.
@@ -63,7 +63,7 @@ def read_sentence(folder: Path) -> Sentence:
     """
     if not (folder / MODULES).is_file():
         return Sentence(folder)
-    modules = _read(folder / MODULES)
+    modules = _read_list(folder / MODULES)
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise CheckpointError(f"{folder / MODULES} is no list of modules")
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
@@ -165,18 +165,15 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it does not.
     """
-    value = _read(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object")
-    return value
+    return read_json(path, MAX_JSON_BYTES, CheckpointError)
 
 
-def _read(path: Path) -> Any:
+def _read_list(path: Path) -> list[Any]:
+    content = read_bytes(path, MAX_JSON_BYTES, CheckpointError)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} has {path.stat().st_size} bytes; expected at most {MAX_JSON_BYTES}")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); expected JSON") from error
+        value = parse_json(b'{"list": %s}' % content)["list"]
+    except ValueError as error:
+        raise CheckpointError(f"{path} {error}") from error
+    if not isinstance(value, list):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON array")
+    return value

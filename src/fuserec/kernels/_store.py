@@ -1,7 +1,8 @@
 """The file of an item index: safetensors, written whole or not at all, and mapped rather than read.
 
-The format (a length, a JSON header, the tensors) is written and parsed here so that `load` copies nothing, and so that
-the codes and the embeddings start on a cache line. Any safetensors reader can open the file.
+The format (a length, a JSON header, the tensors) is written here, and not read by the library of that name, so that
+`load` copies nothing, and so that the codes and the embeddings start on a cache line. Any safetensors reader can open
+the file.
 
 `read` looks at the header, the size of the file and the ends of the ids, and at nothing else, so that 10M rows open in
 milliseconds. What is inside the tensors is taken on trust; a manifest's SHA-256 is what tells of damage there.
@@ -17,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from fuserec.errors import BundleError
 from fuserec.files import replacing_file
 from fuserec.kernels._arrays import CACHE_LINE_BYTES, Array, FloatArray, IntArray
 from fuserec.kernels.packed import PackedCodes, packed_shapes
+from fuserec.untrusted.tensors import Header, TensorRecord, read_header
 
 FORMAT = "fuserec-index"
 VERSION = "2"
@@ -46,20 +49,11 @@ class Stored:
     max_abs: float
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """One tensor of the file: safetensors' name of its dtype, its shape, its place after the header."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-    def as_header(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "shape": list(self.shape), "data_offsets": [self.start, self.stop]}
+def _as_header(tensor: TensorRecord) -> dict[str, Any]:
+    return {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [tensor.start, tensor.stop]}
 
 
-def _plan(rows: int, dim: int, codes: str) -> dict[str, _Tensor]:
+def _plan(rows: int, dim: int, codes: str) -> dict[str, TensorRecord]:
     """Return the tensors in file order.
 
     The small ones, of 8-byte multiples, come first: the header is padded so that they end on a cache line. The codes,
@@ -73,16 +67,16 @@ def _plan(rows: int, dim: int, codes: str) -> dict[str, _Tensor]:
         shapes["scale"] = ("F32", packed["scale"])
         shapes["residual"] = ("F32", packed["residual"])
     shapes["embeddings"] = ("F32", (rows, dim))
-    tensors: dict[str, _Tensor] = {}
+    tensors: dict[str, TensorRecord] = {}
     at = 0
     for name, (dtype, shape) in shapes.items():
         stop = at + math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
-        tensors[name] = _Tensor(dtype, shape, at, stop)
+        tensors[name] = TensorRecord(dtype, shape, at, stop)
         at = stop
     return tensors
 
 
-def _aligned_bytes(tensors: dict[str, _Tensor]) -> int:
+def _aligned_bytes(tensors: dict[str, TensorRecord]) -> int:
     """Return the size of what must end on a cache line."""
     return (tensors.get("reach") or tensors["item_ids"]).stop
 
@@ -103,7 +97,7 @@ def write(path: Path, stored: Stored) -> None:
             "max_abs": repr(stored.max_abs),
         }
     }
-    header |= {name: tensor.as_header() for name, tensor in tensors.items()}
+    header |= {name: _as_header(tensor) for name, tensor in tensors.items()}
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text) + _aligned_bytes(tensors)) % CACHE_LINE_BYTES)  # spaces may pad a header
     with replacing_file(path) as temporary, temporary.open("wb") as file:
@@ -124,63 +118,39 @@ def read(path: Path) -> Stored:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not an item index, of another version, truncated, or at odds with itself.
+        BundleError: It is not an item index, of another version, truncated, or at odds with itself.
     """
-    header, start = _read_header(path)
-    meta = header.get("__metadata__")
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        came = meta.get("format") if isinstance(meta, dict) else None
-        raise ValueError(f"{path}: got format {came!r}, expected {FORMAT!r}")
+    header = read_header(path, BundleError, _MAX_HEADER_BYTES)
+    meta = header.metadata
+    if meta.get("format") != FORMAT:
+        raise BundleError(f"{path}: got format {meta.get('format')!r}, expected {FORMAT!r}")
     if meta.get("version") != VERSION:
-        raise ValueError(f"{path}: got version {meta.get('version')!r}, expected {VERSION!r}; build the index again")
+        raise BundleError(f"{path}: got version {meta.get('version')!r}, expected {VERSION!r}; build the index again")
     try:
         rows, dim, max_abs = int(meta["rows"]), int(meta["dim"]), float(meta["max_abs"])
         metric, kind = meta["metric"], meta["codes"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: got metadata {meta}, expected rows, dim, max_abs, metric and codes") from error
+    except (KeyError, ValueError) as error:
+        raise BundleError(f"{path}: got metadata {meta}, expected rows, dim, max_abs, metric and codes") from error
     if rows < 1 or dim < 1 or metric not in ("dot", "cosine") or not math.isfinite(max_abs):
-        raise ValueError(f"{path}: got metadata {meta}, expected rows and dim above 0, metric dot or cosine")
+        raise BundleError(f"{path}: got metadata {meta}, expected rows and dim above 0, metric dot or cosine")
     if kind not in ("int8", "none"):
-        raise ValueError(f"{path}: got codes {kind!r}, expected 'int8' or 'none'")
-    arrays = _map_tensors(path, header, start, _plan(rows, dim, kind))
+        raise BundleError(f"{path}: got codes {kind!r}, expected 'int8' or 'none'")
+    arrays = _map_tensors(path, header, _plan(rows, dim, kind))
     ids = arrays.pop("item_ids")
     if ids[0] < 0 or ids[-1] - ids[0] < rows - 1:
-        raise ValueError(f"{path}: got item ids {ids[0]} to {ids[-1]}, expected {rows} ascending ids from 0 or above")
+        raise BundleError(f"{path}: got item ids {ids[0]} to {ids[-1]}, expected {rows} ascending ids from 0 or above")
     embeddings = arrays.pop("embeddings")
     codes = PackedCodes(**arrays, rows=rows, dim=dim) if kind == "int8" else None
     return Stored(ids, embeddings, codes, metric, max_abs)
 
 
-def _map_tensors(path: Path, header: dict[str, Any], start: int, tensors: dict[str, _Tensor]) -> dict[str, Array]:
+def _map_tensors(path: Path, header: Header, tensors: dict[str, TensorRecord]) -> dict[str, Array]:
     """Return a view of the mapped file for each of `tensors`, after checking that the file has just those."""
-    for name, tensor in tensors.items():
-        if header.get(name) != tensor.as_header():
-            raise ValueError(f"{path}: got {name} as {header.get(name)}, expected {tensor.as_header()}")
-    size, expected = path.stat().st_size, start + max(tensor.stop for tensor in tensors.values())
-    if size != expected:
-        raise ValueError(f"{path}: got {size} bytes, expected {expected}; it may be truncated")
-    raw = np.memmap(path, np.uint8, mode="r")[start:].view(np.ndarray)
+    for name in (*tensors, *header.tensors):
+        if header.tensors.get(name) != tensors.get(name):
+            raise BundleError(f"{path}: got {name} as {header.tensors.get(name)}, expected {tensors.get(name)}")
+    raw = np.memmap(path, np.uint8, mode="r")[header.data_start :].view(np.ndarray)
     return {
         name: raw[tensor.start : tensor.stop].view(_DTYPES[tensor.dtype]).reshape(tensor.shape)
         for name, tensor in tensors.items()
     }
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the parsed header and where the data starts."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            raise ValueError(
-                f"{path}: got {size} bytes and a header length of {length}, expected a safetensors file with a header "
-                f"of at most {_MAX_HEADER_BYTES}"
-            )
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: got a header that is not JSON, expected a safetensors file") from error
-    if not isinstance(header, dict):
-        raise ValueError(f"{path}: got a header of type {type(header).__name__}, expected a JSON object")
-    return header, 8 + length

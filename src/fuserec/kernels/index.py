@@ -175,7 +175,7 @@ class ItemIndex:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is not an index, of another version, truncated, or at odds with itself.
+            BundleError: It is not an index, of another version, truncated, or at odds with itself.
         """
         stored = _store.read(Path(path))
         return cls(stored.embeddings, stored.ids, cast("Metric", stored.metric), stored.max_abs, stored.codes)

@@ -12,7 +12,9 @@ Nothing in it can execute code: no pickle is written or read.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +28,10 @@ from torch import Tensor, nn
 from fuserec.errors import CheckpointError
 from fuserec.files import replacing_folder, sha256
 from fuserec.models.registry import build_module
+from fuserec.tokens import MAX_BYTES as MAX_TOKENIZER_BYTES
+from fuserec.untrusted.documents import read_json, read_text
+from fuserec.untrusted.tables import read_table
+from fuserec.untrusted.tensors import read_header
 
 FORMAT: Final = "fuserec-checkpoint"
 VERSION: Final = 1
@@ -42,6 +48,8 @@ ITEMS_SCHEMA: Final = pl.Schema(
     {"item_id": pl.Int64(), "title": pl.String(), "genres": pl.List(pl.String), "year": pl.Int32(), "count": pl.Int64()}
 )
 USERS_SCHEMA: Final = pl.Schema({"user_id": pl.Int64(), "history": pl.List(pl.Int64)})
+# A few kilobytes, as a rule.
+MAX_JSON_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -120,27 +128,29 @@ class Checkpoint:
         path = Path(path)
         if not path.is_dir():
             raise CheckpointError(f"{path} is not a folder; expected a checkpoint folder with {CONFIG_FILE}")
-        try:
-            return cls._load(path)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-
-    @classmethod
-    def _load(cls, path: Path) -> Checkpoint:
-        config = _read_json(path / CONFIG_FILE)
-        _check_config(config)
-        for name, expected in config["files"].items():
-            _check_file(path / name, expected)
+        config = read_json(path / CONFIG_FILE, MAX_JSON_BYTES, CheckpointError)
+        with _naming(path):
+            _check_config(config)
+            for name, expected in config["files"].items():
+                _check_file(path / name, expected)
+        arguments = config["arguments"]
         tokenizer = path / TOKENIZER_FILE if TOKENIZER_FILE in config["files"] else None
-        return cls(
-            architecture=config["architecture"],
-            arguments=config["arguments"],
-            items=_read_parquet(path / ITEMS_FILE),
-            users=_read_parquet(path / USERS_FILE),
-            metrics=_read_json(path / METRICS_FILE),
-            state=_read_tensors(path / MODEL_FILE),
-            tokenizer=None if tokenizer is None else tokenizer.read_text(encoding="utf-8"),
-        )
+        items = _read_parquet(path / ITEMS_FILE, ITEMS_SCHEMA, arguments.get("n_items"))
+        users = _read_parquet(path / USERS_FILE, USERS_SCHEMA, arguments.get("n_users"))
+        metrics = read_json(path / METRICS_FILE, MAX_JSON_BYTES, CheckpointError)
+        state = _read_tensors(path / MODEL_FILE)
+        text = None if tokenizer is None else read_text(tokenizer, MAX_TOKENIZER_BYTES, CheckpointError)
+        with _naming(path):
+            return cls(config["architecture"], arguments, items, users, metrics, state, text)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say in an error which checkpoint it is about."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _build_on(device: str, architecture: str, arguments: dict[str, Any]) -> nn.Module:
@@ -150,6 +160,8 @@ def _build_on(device: str, architecture: str, arguments: dict[str, Any]) -> nn.M
             return build_module(architecture, arguments)
     except CheckpointError as error:
         raise CheckpointError(f"{CONFIG_FILE}: {error}") from error
+    except Exception as error:  # libraries raise whatever comes of sizes that make no sense
+        raise CheckpointError(f"{CONFIG_FILE}: nothing can be built of the arguments ({error})") from error
 
 
 def check_destination(path: Path) -> None:
@@ -170,30 +182,16 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read ({error.strerror}); expected a JSON file") from error
-    except ValueError as error:  # also what a byte that is not UTF-8 raises
-        raise CheckpointError(f"{path.name} is not JSON ({error}); expected a JSON object") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} holds a {type(value).__name__}; expected a JSON object")
-    return value
-
-
-def _read_parquet(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise CheckpointError(f"{path.name} is not readable ({error}); expected a Parquet file") from error
+def _read_parquet(path: Path, schema: pl.Schema, n_rows: object) -> pl.DataFrame:
+    return read_table(path, CheckpointError, columns=schema, n_rows=n_rows if isinstance(n_rows, int) else None)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    read_header(path, CheckpointError)
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} is not readable ({error}); expected a safetensors file") from error
+        raise CheckpointError(f"{path} is not readable ({error}); expected a safetensors file") from error
 
 
 def _check_config(config: dict[str, Any]) -> None:

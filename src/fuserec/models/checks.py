@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+
+MAX_LAYERS: Final = 1024  # ten times what the deepest networks of the field have
 
 
 def check_at_least(options: object, least: int, *names: str) -> None:
@@ -10,6 +13,16 @@ def check_at_least(options: object, least: int, *names: str) -> None:
     for name in names:
         if getattr(options, name) < least:
             raise ValueError(f"{name} is {getattr(options, name)}; expected at least {least}")
+
+
+def check_layers(options: object, *names: str) -> None:
+    """Raise ValueError unless the named fields, each a number of layers, are `MAX_LAYERS` or less.
+
+    Layers are built one by one before they are compared with the weights, so a number alone could fill the memory.
+    """
+    for name in names:
+        if getattr(options, name, 0) > MAX_LAYERS:
+            raise ValueError(f"{name} is {getattr(options, name)}; expected at most {MAX_LAYERS}")
 
 
 def check_share(options: object, *names: str) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from fuserec.models.checks import check_at_least
+from fuserec.models.checks import check_at_least, check_layers
 from fuserec.models.encoders import Recurrence
 from fuserec.models.ranker_interactions import Cross, Joined, TargetAttention
 from fuserec.models.retriever import PADDING, Retriever
@@ -66,6 +66,7 @@ class RankerConfig(TwoTowerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "hidden", "n_crosses", "cross_rank")
+        check_layers(self, "n_crosses")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; expected a positive number")
         parse_tasks(self.tasks)

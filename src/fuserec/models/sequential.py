@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fuserec.models.checks import check_at_least, check_heads, check_share
+from fuserec.models.checks import check_at_least, check_heads, check_layers, check_share
 from fuserec.models.encoders import Attention, Convolution, Recurrence
 from fuserec.models.entries import Entries
 from fuserec.models.retriever import PADDING, Retriever
@@ -43,6 +43,7 @@ class SequentialConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "n_items", "dim", "max_history", "n_blocks", "n_heads")
+        check_layers(self, "n_blocks")
         check_share(self, "dropout")
         check_heads(self.dim, self.n_heads)
 

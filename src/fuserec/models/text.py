@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from fuserec.models.checks import check_at_least, check_choice, check_heads, check_share
+from fuserec.models.checks import check_at_least, check_choice, check_heads, check_layers, check_share
 from fuserec.models.encoders import Attention
 from fuserec.models.entries import COMPUTED
 from fuserec.models.retriever import PADDING, Retriever
@@ -57,6 +57,7 @@ class TextConfig:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "n_items", "dim", "max_history", "max_tokens", "n_heads")
         check_at_least(self, 0, "n_blocks", "adapter")
+        check_layers(self, "n_blocks")
         check_share(self, "dropout")
         check_heads(self.dim, self.n_heads)
         check_choice(self, "pooling", POOLINGS)

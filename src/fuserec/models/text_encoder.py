@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from fuserec.errors import UsageError
 from fuserec.models.attention import MASKED
+from fuserec.models.checks import check_layers
+from fuserec.untrusted.documents import parse_json
 
 POOLINGS: Final = ("mean", "cls", "max")
 
@@ -119,14 +121,19 @@ def transformer_config(encoder: str) -> Any:
     """Read the configuration of a transformer from JSON.
 
     Raises:
-        ValueError: if it is not JSON, or of a kind that the library does not know.
+        ValueError: if it is not JSON, of a kind that the library does not know, or absurdly deep.
     """
     from transformers import AutoConfig
 
-    fields = json.loads(encoder)
-    if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
+    try:
+        fields = parse_json(encoder)
+    except ValueError as error:
+        raise ValueError(f"encoder {error}") from error
+    if not isinstance(fields.get("model_type"), str):
         raise ValueError("encoder has no model_type; expected the JSON of a transformer's config.json")
-    return AutoConfig.for_model(**fields)
+    config = AutoConfig.for_model(**fields)
+    check_layers(config, "num_hidden_layers")
+    return config
 
 
 def with_layers(encoder: str, count: int) -> str:

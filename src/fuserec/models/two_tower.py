@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fuserec.models.attention import AttentionBlock, attention_mask
-from fuserec.models.checks import check_at_least, check_heads, check_share
+from fuserec.models.checks import check_at_least, check_heads, check_layers, check_share
 from fuserec.models.entries import COMPUTED, Entries
 from fuserec.models.retriever import PADDING, Retriever
 
@@ -55,6 +55,7 @@ class TwoTowerConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "n_items", "dim", "max_history", "words_per_item", "n_heads", "n_blocks")
+        check_layers(self, "n_blocks")
         check_at_least(self, 0, "n_users", "n_genres", "n_words", "n_years")
         check_share(self, "dropout", "user_dropout")
         check_heads(self.dim, self.n_heads)

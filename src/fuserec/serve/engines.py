@@ -170,9 +170,12 @@ def open_engine(bundle: Path, manifest: Manifest, part: str, *, threads: int = 1
     path = bundle / engines[target].file
     check_runtime(engines[target], target)
     logger.info("%s on %s: %s", part, target, path.name)
-    return (
-        OnnxRuntimeEngine(path, threads=threads) if target == "cpu" else TensorRTEngine(path, engines[target].runtime)
-    )
+    if target != "cpu":
+        return TensorRTEngine(path, engines[target].runtime)
+    try:
+        return OnnxRuntimeEngine(path, threads=threads)
+    except Exception as error:  # the library raises nothing narrower
+        raise BundleError(f"ONNX Runtime cannot load {path} ({error}); export again") from error
 
 
 def check_runtime(engine: EngineRecord, target: str) -> None:

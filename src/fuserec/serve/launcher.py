@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import polars as pl
-
 from fuserec.client import Recommender
 from fuserec.contract import RECOMMEND
 from fuserec.errors import ClientError, LaunchError, UsageError
 from fuserec.manifest import Manifest, bundle_folder
 from fuserec.serve.binary import ServerBinary, find_binary
 from fuserec.serve.engines import device_target
+from fuserec.serve.stores import read_items
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +155,7 @@ class Server:
             )
         try:
             self._spawn(binary, manifest.models)
-            items = pl.read_parquet(bundle / "items.parquet", columns=["item_id"])
+            items = read_items(bundle, manifest)
             self._wait_for_canary(manifest.models[0], int(items["item_id"][0]))
         except BaseException:
             self.stop()

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
+from fuserec.errors import BundleError
 from fuserec.kernels import ItemIndex, TopK
 from fuserec.manifest import Manifest
 from fuserec.serve.blending import blend
 from fuserec.serve.engines import Engine, open_engine
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.ranking import RankStage
+from fuserec.serve.stores import read_items
 from fuserec.serve.texts import TextStage
 from fuserec.serve.users import NO_IDS, Ids, Known, Users
 
@@ -125,17 +126,23 @@ class Pipeline:
         """Verify a bundle folder (`REPOSITORY/recommend/<version>`) and open it.
 
         Raises:
-            BundleError: A file is missing or is not the one that was published.
+            BundleError: A file is missing, is not the one that was published, or is not what it should be.
         """
         manifest = Manifest.read(bundle)
         manifest.verify(bundle.parents[1])
-        items = pl.read_parquet(bundle / "items.parquet", columns=["item_id", "count"])
+        items = read_items(bundle, manifest)
+        index = ItemIndex.load(bundle / "index.safetensors")
+        if (index.rows, index.dim) != (manifest.n_items, manifest.dim):
+            raise BundleError(
+                f"{bundle / 'index.safetensors'} has {index.rows} items of {index.dim} numbers, the manifest says "
+                f"{manifest.n_items} of {manifest.dim}; export again"
+            )
         stage, rerank = RankStage.open(bundle, manifest), manifest.rerank
         return cls(
             engine=open_engine(bundle, manifest, USER_TOWER),
-            index=ItemIndex.load(bundle / "index.safetensors"),
+            index=index,
             popularity=Popularity(items["item_id"].to_numpy(), items["count"].to_numpy()),
-            users=Users.load(bundle),
+            users=Users.load(bundle, manifest),
             max_history=manifest.max_history[USER_TOWER],
             texts=TextStage.open(bundle, manifest),
             reranker=None if stage is None or rerank is None else Reranker(stage, rerank.candidates, rerank.weight),

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fuserec.errors import BundleError
+from fuserec.manifest import Manifest
+from fuserec.untrusted.tables import read_table, require_no_nulls
+
 Ids = NDArray[np.int64]
+ITEM_COLUMNS: Final = {"item_id": pl.Int64(), "count": pl.Int64()}
+USER_COLUMNS: Final = {"user_id": pl.Int64(), "history": pl.List(pl.Int64)}
+
+
+def read_items(bundle: Path, manifest: Manifest) -> pl.DataFrame:
+    """Read of `items.parquet` of a bundle what serving needs: item_id and count, int64.
+
+    Raises:
+        BundleError: It is something else.
+    """
+    path = bundle / "items.parquet"
+    table = read_table(path, BundleError, columns=ITEM_COLUMNS, others=True, n_rows=manifest.n_items)
+    require_no_nulls(path, table, BundleError, *ITEM_COLUMNS)
+    return table
 
 
 class IdMap:
@@ -43,11 +62,16 @@ class UserStore:
 
     @classmethod
     def load(cls, path: Path) -> UserStore:
-        """Read `users.parquet` of a bundle: user_id int64, history list of int64."""
-        table = pl.read_parquet(path, columns=["user_id", "history"])
+        """Read `users.parquet` of a bundle: user_id int64, history list of int64.
+
+        Raises:
+            BundleError: It is something else.
+        """
+        table = read_table(path, BundleError, columns=USER_COLUMNS, others=True)
+        require_no_nulls(path, table, BundleError, *USER_COLUMNS)
         offsets = np.zeros(table.height + 1, dtype=np.int64)
         np.cumsum(table["history"].list.len().to_numpy(), out=offsets[1:])
-        items = table["history"].explode(empty_as_null=False).to_numpy().astype(np.int64)
+        items = table["history"].explode(empty_as_null=False).to_numpy()
         return cls(table["user_id"].to_numpy(), items, offsets)
 
     def rows(self, user_ids: Ids) -> Ids:

@@ -164,7 +164,7 @@ class RankModel(_Model):
         stage = RankStage.open(bundle, manifest)
         if stage is None:
             raise ValueError(f"{bundle} has no ranker, yet {contract.RANK} is among its models")
-        self.stage, self.users = stage, Users.load(bundle)
+        self.stage, self.users = stage, Users.load(bundle, manifest)
         self.stage.rank([RankQuery(contract.NO_ID, NO_IDS, NO_IDS)], self.users)
 
     def read(self, request: Any) -> list[RankQuery]:

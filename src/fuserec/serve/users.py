@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from fuserec.contract import NO_ID
-from fuserec.serve.stores import IdMap, UserStore
+from fuserec.manifest import Manifest
+from fuserec.serve.stores import IdMap, UserStore, read_items
 
 Ids = NDArray[np.int64]
 NO_IDS = np.empty(0, dtype=np.int64)
@@ -82,10 +82,13 @@ class Users:
         self._stored = stored
 
     @classmethod
-    def load(cls, bundle: Path) -> Users:
-        """Read the items and users of a bundle."""
-        items = pl.read_parquet(bundle / "items.parquet", columns=["item_id"])
-        return cls(items["item_id"].to_numpy(), UserStore.load(bundle / "users.parquet"))
+    def load(cls, bundle: Path, manifest: Manifest) -> Users:
+        """Read the items and users of a bundle.
+
+        Raises:
+            BundleError: They are not what an export writes.
+        """
+        return cls(read_items(bundle, manifest)["item_id"].to_numpy(), UserStore.load(bundle / "users.parquet"))
 
     def look_up(self, queries: Sequence[Asker]) -> Known:
         """Find out what is known of those who ask."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from fuserec.train.identities import ORIGINAL, number, originals
 from fuserec.train.served import Malformed, lines_of
 from fuserec.train.sources import CSV_ENDINGS, reading, scan
 from fuserec.train.times import read_times, texts
+from fuserec.untrusted.documents import parse_json
 
 JSON_ENDINGS: Final = (".jsonl", ".ndjson")
 _ROLES: Final = {**INTERACTION_ROLES, "action": Role(("action", "event", "eventtype", "type"))}
@@ -99,13 +99,11 @@ def _open(path: Path) -> tuple[pl.LazyFrame, Malformed]:
     broken: list[int] = []
     for line_number, line in lines_of(path):
         try:
-            document = json.loads(line)
+            document = parse_json(line)
         except ValueError:
-            document = None
-        if isinstance(document, dict):
-            rows.append({_LINE: line_number, **{name: _text(value) for name, value in document.items()}})
-        else:
             broken.append(line_number)
+            continue
+        rows.append({_LINE: line_number, **{name: _text(value) for name, value in document.items()}})
     if not rows:
         raise DataError(f"{path}: none of its {len(broken)} lines is a JSON object; expected one action a line")
     schema = {name: pl.String for row in rows for name in row} | {_LINE: pl.UInt32}

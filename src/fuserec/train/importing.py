@@ -30,6 +30,7 @@ from fuserec.train.identities import ORIGINAL, number, originals
 from fuserec.train.sources import cut, reading, scan
 from fuserec.train.tables import LIST_SEPARATOR
 from fuserec.train.times import Times, read_times, texts
+from fuserec.untrusted.tables import read_table
 
 # A row of items may be as large as its texts are allowed to be, and a group of rows is held in memory.
 ITEMS_ROW_GROUP: Final = 10_000
@@ -180,8 +181,7 @@ def known_ids(folder: Path, kind: str) -> pl.DataFrame:
     path = folder / f"ids_{kind}s.parquet"
     if not path.is_file():
         raise DataError(f"{path} is missing; expected a folder written by `fuserec data import`")
-    with reading(path):
-        return pl.read_parquet(path, columns=[f"{kind}_id", ORIGINAL])
+    return read_table(path, DataError, columns={f"{kind}_id": pl.Int64(), ORIGINAL: pl.String()})
 
 
 def _ids(source: _Source, role: str) -> pl.Series:

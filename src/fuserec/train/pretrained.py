@@ -55,8 +55,8 @@ def load_pretrained(name: str) -> Pretrained:
         raise DataError(f"encoder {name!r} is not a folder; expected one with {ENCODER_FILES}")
     try:
         with _quiet():
-            model = AutoModel.from_pretrained(source, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(

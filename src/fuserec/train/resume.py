@@ -32,6 +32,8 @@ from fuserec.errors import CheckpointError
 from fuserec.files import replacing_file
 from fuserec.train.batches import Batches
 from fuserec.train.selection import BestWeights, Patience
+from fuserec.untrusted.documents import parse_json
+from fuserec.untrusted.tensors import read_header
 
 STATE_FILE: Final = "resume.safetensors"
 FORMAT: Final = "fuserec-resume-1"
@@ -70,15 +72,20 @@ class SavedRun:
         path = folder / STATE_FILE
         if not path.is_file():
             raise CheckpointError(f"{folder} holds no {STATE_FILE}; expected a folder given as --checkpoints before")
+        header = read_header(path, CheckpointError).metadata
+        if header.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: format is {header.get('format')!r}; expected {FORMAT!r}")
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
         except safetensors.SafetensorError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-        if header.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: format is {header.get('format')!r}; expected {FORMAT!r}")
-        return cls(json.loads(header["identity"]), json.loads(header["progress"]), tensors)
+        try:
+            # The state of a generator is an integer of 128 bits, and the best score of no epoch is -infinity.
+            identity, progress = (parse_json(header[name], any_number=True) for name in ("identity", "progress"))
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path}: its identity or progress {error}") from error
+        return cls(identity, progress, tensors)
 
     def save(self, folder: Path) -> None:
         """Write the state into `folder`, in the place of a former one."""

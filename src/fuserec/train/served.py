@@ -17,6 +17,7 @@ from typing import Any, Final
 import polars as pl
 
 from fuserec.errors import DataError
+from fuserec.untrusted.documents import parse_json
 
 SHOWN_SCHEMA: Final = pl.Schema(
     {
@@ -116,9 +117,10 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _answer(line: str) -> tuple[int | None, int, list[int], str]:
-    document = json.loads(line)  # what it raises is a ValueError
-    if not isinstance(document, dict):
-        raise ValueError(f"it is a {type(document).__name__}, expected an object")
+    try:
+        document = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"it {error}") from error
     user_id, timestamp, item_ids = (document.get(name) for name in ("user_id", "timestamp", "item_ids"))
     if user_id is not None and not (_is_whole(user_id) and user_id >= 0):
         raise ValueError(f"user_id is {user_id!r}, expected a number from 0 or null")

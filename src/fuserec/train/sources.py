@@ -10,10 +10,10 @@ from typing import Final
 import polars as pl
 
 from fuserec.errors import DataError
+from fuserec.untrusted.parquet import MAGIC, check_parquet
 
 PARQUET_ENDINGS: Final = (".parquet", ".pq")
 CSV_ENDINGS: Final = (".csv", ".tsv", ".txt")
-PARQUET_MAGIC: Final = b"PAR1"
 SEPARATORS: Final = (",", "\t", ";", "|")
 
 
@@ -31,22 +31,24 @@ def scan(path: Path) -> pl.LazyFrame:
         raise DataError(f"{path} ends in {path.suffix!r}; expected {', '.join(CSV_ENDINGS + PARQUET_ENDINGS)}")
     is_parquet = path.suffix.lower() in PARQUET_ENDINGS
     with path.open("rb") as file:
-        magic = file.read(len(PARQUET_MAGIC))
+        magic = file.read(len(MAGIC))
         header = magic + file.readline()
     if not header:
         raise DataError(f"{path}: empty file; expected {'a Parquet file' if is_parquet else 'a header line and rows'}")
-    if is_parquet and magic != PARQUET_MAGIC:
+    if is_parquet and magic != MAGIC:
         raise DataError(
-            f"{path}: not readable as parquet: it begins with {magic!r}, expected {PARQUET_MAGIC!r}; "
+            f"{path}: not readable as parquet: it begins with {magic!r}, expected {MAGIC!r}; "
             "is it a CSV? Then name it .csv"
         )
-    if not is_parquet and magic == PARQUET_MAGIC:
+    if not is_parquet and magic == MAGIC:
         raise DataError(f"{path}: not readable as csv: it is a Parquet file; name it .parquet")
+    if is_parquet:
+        check_parquet(path, DataError)
     with reading(path):
         if is_parquet:
-            table = pl.scan_parquet(path)
+            table = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         else:
-            table = pl.scan_csv(path, infer_schema=False, separator=_separator(header))
+            table = pl.scan_csv(path, glob=False, infer_schema=False, separator=_separator(header))
         table.collect_schema()
     return table
 
@@ -57,7 +59,8 @@ def reading(path: Path) -> Iterator[None]:
     kind = "parquet" if path.suffix.lower() in PARQUET_ENDINGS else "csv"
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError) as error:
+    # A panic is what polars makes of a file that contradicts itself; to Python that is no `Exception`.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).partition("\n")[0]  # what follows is advice to programmers of polars
         if "utf-8" in reason.lower():
             name = path.name
