@@ -194,7 +194,9 @@ def test_dense_is_the_projection(items: Path, tmp_path: Path) -> None:
             "'query: ' is put before every text",
             id="prompt",
         ),
-        pytest.param("mean", [], {"1_Pooling/config.json": [1]}, "holds a list; expected a JSON object", id="list"),
+        pytest.param(
+            "mean", [], {"1_Pooling/config.json": [1]}, "holds a JSON list; expected a JSON object", id="list"
+        ),
         pytest.param("mean", [], {"modules.json": [{"path": "x"}]}, "lists ; expected Transformer", id="no-type"),
     ],
 )

@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from fuserec.errors import CheckpointError
-from fuserec.untrusted.documents import parse_json, read_bytes, read_json
+from fuserec.untrusted.documents import parse_json, read_bytes
 
 MODULES: Final = "modules.json"
 # What may follow transformer and pooling.
@@ -64,7 +64,7 @@ def read_sentence(folder: Path) -> Sentence:
     if not (folder / MODULES).is_file():
         return Sentence(folder)
     modules = _read_list(folder / MODULES)
-    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+    if not all(isinstance(module, dict) for module in modules):
         raise CheckpointError(f"{folder / MODULES} is no list of modules")
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in (
@@ -165,15 +165,20 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it does not.
     """
-    return read_json(path, MAX_JSON_BYTES, CheckpointError)
+    return _parse(path, b"%s")
 
 
 def _read_list(path: Path) -> list[Any]:
+    value = _parse(path, b'{"list": %s}')["list"]
+    if not isinstance(value, list):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}; expected an array")
+    return value
+
+
+def _parse(path: Path, frame: bytes) -> dict[str, Any]:
+    """Parse a file in a frame that makes an object of it; tokenizers that know no limit write one beyond 64 bits."""
     content = read_bytes(path, MAX_JSON_BYTES, CheckpointError)
     try:
-        value = parse_json(b'{"list": %s}' % content)["list"]
+        return parse_json(frame % content, any_number=True)
     except ValueError as error:
         raise CheckpointError(f"{path} {error}") from error
-    if not isinstance(value, list):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON array")
-    return value
