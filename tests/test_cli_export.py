@@ -32,6 +32,7 @@ def test_a_smaller_model_is_exported_and_kept(
     sasrec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["--prune", "0.5", "--drop-layers", "1", "--fine-tune-epochs", "0", "--precision", "fp32", "--json"]
+    options += ["--accept-quality-loss"]
     folders = ["--repository", str(tmp_path / "repository"), "--save-shrunk", str(tmp_path / "shrunk")]
     monkeypatch.setattr(sys, "argv", ["fuserec", "export", str(sasrec), *folders, *options])
     with pytest.raises(SystemExit) as end:

@@ -51,8 +51,8 @@ def test_implicit_and_its_export(fuserec: Run, tmp_path: Path) -> None:
     assert f"wrote {out}: mf, 11 items, 14 users\nnext: fuserec export" in output
     status, output = fuserec("export", out, "--repository", tmp_path / "repository", "--precision", "fp32", "--json")
     assert status == 0, output
-    parity = json.loads(output)["parts"]["user_tower"]["parity"]
-    assert parity["max_abs_error"] < 1e-6 and parity["overlap@10"] == 1.0
+    engine = json.loads(output)["parts"]["user_tower"]["engines"]["cpu"]
+    assert engine["parity_error"] < 1e-5 and engine["quality"]["overlap"] == 1.0
 
 
 def test_an_encoder_for_programs(fuserec: Run, tmp_path: Path) -> None:

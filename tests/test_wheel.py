@@ -46,5 +46,7 @@ export_checkpoint(Path({str(checkpoint_folder)!r}), Path("repository"), ExportCo
         [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    written = {str(path.relative_to(tmp_path / "repository")) for path in (tmp_path / "repository").rglob("*.pbtxt")}
+    written = {
+        str(path.relative_to(tmp_path / "repository")) for path in (tmp_path / "repository").glob("*/config.pbtxt")
+    }
     assert written == {f"{model}/config.pbtxt" for model in ("recommend", "encode", "search", "explain")}

@@ -18,6 +18,7 @@ from fuserec.errors import CheckpointError, DataError, UsageError
 from fuserec.export.onnx_graph import export_graph
 from fuserec.export.parts import text_encoder
 from fuserec.importers.hf import BERT_FAMILY, OFFSET_POSITIONS, import_hf
+from fuserec.kernels import ItemIndex
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.text import TextRetriever
 from fuserec.serve.engines import OnnxRuntimeEngine
@@ -142,9 +143,10 @@ def test_the_exported_encoder_is_the_same(model_type: str, items: Path, tmp_path
     checkpoint = import_hf(str(write_encoder(tmp_path / "encoder", model_type)), items)
     module = checkpoint.module()
     assert isinstance(module, TextRetriever) and checkpoint.tokenizer is not None
-    export_graph(text_encoder(module), tmp_path / "graph.onnx")
-    engine = OnnxRuntimeEngine(tmp_path / "graph.onnx")
     tokenizer = Tokenizer(checkpoint.tokenizer, max_tokens=checkpoint.arguments["max_tokens"], pad_id=PAD)
+    index = ItemIndex.build(module.item_vectors().numpy(), checkpoint.items["item_id"].to_numpy())
+    export_graph(text_encoder(module, checkpoint.items, index, tokenizer), tmp_path / "graph.onnx")
+    engine = OnnxRuntimeEngine(tmp_path / "graph.onnx")
     for texts in (TEXTS, TEXTS[1:2], TEXTS[:2]):
         found = engine.run({"tokens": tokenizer(texts)})["text_vector"]
         assert np.abs(found - module.item_vectors()[[TEXTS.index(text) for text in texts]].numpy()).max() < 1e-4
