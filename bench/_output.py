@@ -39,7 +39,7 @@ def report(rows: Iterable[dict[str, Any]], *, csv_path: Path | None, as_json: bo
     """
     table: list[dict[str, Any]] = []
     for row in rows:
-        width = max(13, *(len(name) + 2 for name in row))
+        width = max(13, *(len(text) + 2 for name, cell in row.items() for text in (name, str(cell))))
         for cells in [list(row.values())] if table else [list(row), list(row.values())]:
             line = "".join(("-" if cell is None else str(cell)).rjust(width) for cell in cells)
             if as_json:
