@@ -192,6 +192,11 @@ def test_recurrent_cells_run_in_every_precision(
         for feed in part.check:
             error = np.abs(engine.run(feed)[part.output] - part.run(feed)).max()
             assert error < 0.2, f"{precision} for {use} is off by {error:.3f}"
+    for precision in PRECISIONS:
+        graph = tmp_path / f"{precision}.gpu.onnx"
+        convert(path, precision, "gpu", largest, graph)
+        onnx.checker.check_model(onnx.load(graph))
+        build_engine(graph, TARGETS["sm89"], part, tmp_path / f"{precision}.engine")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -107,11 +107,14 @@ def _retype_attributes(node: ir.Node) -> None:
 
 def _surround(graph: ir.Graph, node: ir.Node) -> None:
     """Let one node compute in float32."""
+    casts: dict[str | None, ir.Value] = {}  # the first state and the first memory of a cell can be one tensor
     for place, given in enumerate(node.inputs):
         if given is not None and given.dtype == ir.DataType.BFLOAT16:
-            cast = _cast(given, ir.DataType.FLOAT, f"{given.name}_for_{node.name}")
-            graph.insert_before(node, cast)
-            node.replace_input_with(place, cast.outputs[0])
+            if given.name not in casts:
+                cast = _cast(given, ir.DataType.FLOAT, f"{given.name}_for_{node.name}")
+                graph.insert_before(node, cast)
+                casts[given.name] = cast.outputs[0]
+            node.replace_input_with(place, casts[given.name])
     for output in node.outputs:
         if output.dtype == ir.DataType.FLOAT and output.uses():
             cast = _cast(output, ir.DataType.BFLOAT16, f"{output.name}_bf16")
