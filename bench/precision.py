@@ -19,8 +19,8 @@ from fuserec.export import AHEAD_OF_TIME, ExportConfig, Gate, export_checkpoint
 from fuserec.manifest import bundle_folder
 
 _MARKDOWN: Final = (
-    "| model | part | target | precision | bytes | build s | NDCG@10 | lost | overlap | CPU ms | |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|\n"
+    "| model, part | graph | precision | NDCG@10 | lost | overlap | CPU ms | kB by target | build s | published for |\n"
+    "|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -66,15 +66,32 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def markdown(table: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as a table; targets that have the same engines but for bytes stand for themselves."""
-    lines = []
+    """Return the rows as a table: one line for the CPU's graph of a precision, and one for those of the GPUs."""
+    graphs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in table:
-        numbers = [f"{row['bytes']:,}", f"{row['build_s']:.2f}" if row["build_s"] else "-"]
-        numbers += [_or_dash(row["ndcg@10"], ".4f"), _or_dash(row["lost"], ".1%"), _or_dash(row["overlap@10"], ".1%")]
-        numbers += [_or_dash(row["cpu_ms"], ".2f"), "" if row["verdict"] == "passes" else row["verdict"]]
-        names = [f"`{row['model']}`", row["part"].replace("_", " "), row["target"], row["precision"]]
-        lines.append(f"| {' | '.join([*names, *numbers])} |\n")
-    return _MARKDOWN + "".join(lines)
+        kind = "CPU" if row["target"] == "cpu" else "GPUs"
+        graphs.setdefault((f"`{row['model']}`, {row['part'].replace('_', ' ')}", kind, row["precision"]), []).append(
+            row
+        )
+    return _MARKDOWN + "".join(f"| {' | '.join([*names, *_cells(rows)])} |\n" for names, rows in graphs.items())
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what the engines of one graph cost, and where they are published."""
+    first = rows[0]
+    kilobytes = [f"{row['bytes'] / 1e3:,.0f}" for row in rows]
+    named = [f"{row['target']} {size}" for row, size in zip(rows, kilobytes, strict=True)]
+    built = [row["build_s"] for row in rows if row["build_s"]]
+    published = [row["target"] for row in rows if row["verdict"] == "published"]
+    return [
+        _or_dash(first["ndcg@10"], ".4f"),
+        _or_dash(first["lost"], ".1%"),
+        _or_dash(first["overlap@10"], ".1%"),
+        _or_dash(first["cpu_ms"], ".2f"),
+        kilobytes[0] if first["target"] == "cpu" else ", ".join(named),
+        f"{sum(built) / len(built):.1f}" if built else "-",
+        "refused" if first["verdict"] == "refused" else ", ".join(published),
+    ]
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:
