@@ -129,6 +129,8 @@ def plot(path: Path, table: Sequence[dict[str, Any]]) -> None:
     ):
         bars = panel.barh(names, [row[column] for row in table])
         panel.bar_label(bars, fmt="%.3f", padding=2)
+        panel.margins(x=0.14)  # room for the numbers
+        panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel(text)
     panels[0].invert_yaxis()
     figure.savefig(path, dpi=150)
