@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,6 +119,24 @@ def write_encoder(folder: Path, texts: list[str]) -> None:
     BertModel(BertConfig(**json.loads(TINY_ENCODER))).save_pretrained(folder)
     library = Tokenizer.from_str(tiny_tokenizer(texts))
     PreTrainedTokenizerFast(tokenizer_object=library, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+
+
+@pytest.fixture
+def fuserec(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Return what runs the command in this process: its status, and what it printed, on stderr if it failed."""
+    from fuserec import cli
+
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fuserec", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out if status == 0 else captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

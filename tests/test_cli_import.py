@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pytest
-
-from fuserec import cli
 
 Run = Callable[..., tuple[int, str]]
 FILES = Path(__file__).parent / "importers"
-
-
-@pytest.fixture
-def fuserec(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def run(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["fuserec", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out if status == 0 else captured.err
-
-    return run
 
 
 def write_data(folder: Path, users: int, items: int) -> Path:

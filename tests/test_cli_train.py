@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fuserec import cli
-
 Run = Callable[..., tuple[int, str]]
 SMALL = ["--epochs", "1", "--set", "dim=8", "--set", "max_history=6", "--json"]
-
-
-@pytest.fixture
-def fuserec(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def run(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["fuserec", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out if status == 0 else captured.err
-
-    return run
 
 
 def write_data(folder: Path, *, first_user: int = 0, first_time: int = 0, shift: int = 0, per_user: int = 8) -> Path:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fuserec.export.judging import Feed
 from fuserec.export.quantize import CALIBRATED_OPS
 
-Feed = dict[str, NDArray[Any]]
-
-METHODS: Final = ("max", "entropy", "percentile")
 PERCENTILE: Final = 99.99
 
 
@@ -28,7 +25,7 @@ def largest_values(graph: Path, feeds: Sequence[Feed], method: str) -> dict[str,
     Args:
         graph: float32 graph.
         feeds: its inputs, a dict a batch.
-        method: one of `METHODS`.
+        method: one of `config.CALIBRATIONS`.
 
     Returns:
         Name of the tensor to value.

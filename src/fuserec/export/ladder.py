@@ -60,7 +60,7 @@ class BuiltEngine:
         rung: what it was built from.
         path: where it lies until it is published.
         runtime_version: of the library that built it.
-        build_s: seconds that the build took, or had taken when it was built.
+        build_s: seconds that the build took; 0 for one that was built before.
         latency_ms: median time of one call with one row on this machine; None for what this machine does not have.
     """
 
@@ -115,7 +115,7 @@ def climb(
         on_build: told how many engines of how many are built, and which is next.
 
     Raises:
-        ExportError: A graph is not the module, a target cannot run it, or nothing passes the gate.
+        ExportError: The float32 graph is not the module, or a target cannot run a graph.
     """
     plan = [(target, precision) for target in config.all_targets for precision in config.precisions_for(target)]
     wanted = dict.fromkeys((target.kind, precision) for target, precision in plan)
@@ -153,7 +153,7 @@ def _rung(
     graph = scratch / f"{part.name}.{precision}.{kind}.onnx"
     quantized = convert(traced, precision, kind, largest, graph)
     judged = graph
-    if kind == "gpu":
+    if precision == "bf16":  # all others are computed on a CPU as they are
         judged = scratch / f"{part.name}.{precision}.emulation.onnx"
         convert(traced, precision, "emulation", largest, judged)
     effective = precision

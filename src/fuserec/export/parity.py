@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from fuserec.errors import ExportError
+from fuserec.export.judging import Feed
 from fuserec.export.onnx_graph import SCOPES
-from fuserec.export.parts import Feed, Part
+from fuserec.export.parts import Part
 from fuserec.export.targets import Kind
 from fuserec.serve.engines import OnnxRuntimeEngine
 

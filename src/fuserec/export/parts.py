@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from fuserec.contract import MAX_BATCH, MAX_CANDIDATES, RANKER, TEXT_ENCODER, USER_TOWER
 from fuserec.export.histories import HeldOut, Histories, held_out, split_users, user_inputs
-from fuserec.export.judging import NOBODY, Questions, best_candidates, best_items
+from fuserec.export.judging import NOBODY, Feed, Questions, best_candidates, best_items
 from fuserec.kernels import ItemIndex
 from fuserec.models.ranking_model import RankingModel
 from fuserec.models.retriever import Retriever, RetrieverConfig
 from fuserec.models.text import TextRetriever
 from fuserec.tokens import Tokenizer
-
-Feed = dict[str, NDArray[Any]]
 
 # A ranker sees B * C pairs at once; more users than this go through it in turns.
 RANK_BATCH: Final = 8
