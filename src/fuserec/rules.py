@@ -91,8 +91,8 @@ class Rules:
         return cls(**document)
 
 
-NO_RULES: Final = Rules()
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+NO_RULES: Final = Rules()
