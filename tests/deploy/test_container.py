@@ -37,7 +37,7 @@ def compose(*files: Path, models: Path) -> dict[str, Any]:
 def instruction(name: str) -> list[str]:
     """The arguments of the last instruction of a name in the Dockerfile, in the exec form."""
     text = DOCKERFILE.read_text().replace("\\\n", " ")
-    found: list[str] = json.loads(re.findall(rf"^{name}.*?(\[.*\])$", text, re.MULTILINE)[-1])
+    found: list[str] = json.loads(re.findall(rf"^{name} (?:.* CMD )?(\[.*\])$", text, re.MULTILINE)[-1])
     return found
 
 
@@ -63,7 +63,7 @@ def test_image_does_not_run_as_root() -> None:
 
 def test_entry_point_is_a_command_that_exists(tmp_path: Path) -> None:
     """With an empty folder in the place of the models it complains of that, and of no option."""
-    python, *command = instruction("ENTRYPOINT")
+    python, *command = instruction("ENTRYPOINT") + instruction("CMD")
     assert python == "python3"
     given = [str(tmp_path) if argument == "/models" else argument for argument in command]
     done = run(sys.executable, *given, env={**os.environ, "XDG_STATE_HOME": str(tmp_path)})

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from fuserec.client import Recommender
 from fuserec.contract import RECOMMEND
-from fuserec.errors import ClientError, LaunchError, UsageError
+from fuserec.errors import BundleError, ClientError, LaunchError, UsageError
 from fuserec.manifest import Manifest, bundle_folder
 from fuserec.serve.binary import ServerBinary, find_binary
 from fuserec.serve.engines import device_target
@@ -145,6 +145,11 @@ class Server:
         manifest = Manifest.read(bundle)
         manifest.verify(self.repository)
         self._remove_bytecode()
+        if left := next(self.repository.glob("*/*/__pycache__"), None):
+            raise BundleError(
+                f"{left} cannot be removed, and Python would run it in the place of the models' own files; remove it "
+                "where the repository can be written to"
+            )
         self.address.check_free()
         binary = find_binary(self._given_binary)
         if not self.address.is_loopback and binary.wheel is not None:
