@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from fuserec.serve.launcher import STOP_TIMEOUT_S, Address
+from fuserec.serve.launcher import ADMIN_KEY, STOP_TIMEOUT_S, Address
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm" / "fuserec"
@@ -197,6 +197,13 @@ def test_gpus_and_image_volumes(render: Render) -> None:
     assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
     [models] = [volume for volume in spec["volumes"] if volume["name"] == "models"]
     assert models["image"]["reference"] == VALUES["gpu"]["models"]["image"]
+
+
+def test_admin_key_comes_from_the_secret(render: Render) -> None:
+    """Under the name that the launcher reads, and never as a value."""
+    [variable] = pod(render("production"))["containers"][0]["env"]
+    secret = VALUES["production"]["adminSecret"]
+    assert variable == {"name": ADMIN_KEY, "valueFrom": {"secretKeyRef": {"name": secret, "key": "key"}}}
 
 
 def test_policy_without_peers_lets_nobody_in(render: Render) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -30,6 +31,11 @@ logger = logging.getLogger(__name__)
 LOG_TAIL_LINES = 20
 STOP_TIMEOUT_S = 20.0
 CANARY_TIMEOUT_MS = 5_000.0
+# With this variable set, only who sends its value may load, unload and trace; over HTTP in the header, over gRPC in the
+# metadata `triton-grpc-protocol-` + the header.
+ADMIN_KEY = "FUSEREC_ADMIN_KEY"
+ADMIN_HEADER = "fuserec-admin"
+_ADMIN_APIS = "model-repository,shared-memory,trace,logging"
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,7 @@ class Server:
         ]
         for name, port in self.address.ports.items():
             options += [f"--{name}-address={self.address.host}", f"--{name}-port={port}"]
+        options += _restricted(os.environ.get(ADMIN_KEY, ""))
         if device_target() is None:
             options.append("--allow-gpu-metrics=false")
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -279,6 +286,16 @@ class Server:
     def _tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:])
+
+
+def _restricted(key: str) -> list[str]:
+    """Return the options that close what changes the server to callers without a key; none for an empty one."""
+    if not key:
+        return []
+    if not re.fullmatch(r"[A-Za-z0-9_-]{16,128}", key):
+        raise UsageError(f"{ADMIN_KEY} is not 16 to 128 letters, digits, - and _; try `openssl rand -hex 32`")
+    group = f"{_ADMIN_APIS}:{ADMIN_HEADER}={key}"
+    return [f"--http-restricted-api={group}", f"--grpc-restricted-protocol={group}"]
 
 
 def _shm_prefix(pid: int | str) -> str:
