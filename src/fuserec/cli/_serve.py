@@ -30,6 +30,9 @@ def serve(
         Path | None, typer.Option(help="Server executable; the one in the installed wheel by default.")
     ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
+    start_timeout: Annotated[
+        float, typer.Option(help="Seconds until the first answer; the first start on a machine compiles.", min=1)
+    ] = 300.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Serve a repository with NVIDIA Triton until Ctrl-C or SIGTERM, bringing back what dies meanwhile."""
@@ -51,7 +54,14 @@ def serve(
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    server = Server(repository, address=address, settings=config, binary=tritonserver, log=log)
+    server = Server(
+        repository,
+        address=address,
+        settings=config,
+        binary=tritonserver,
+        log=log,
+        start_timeout_s=start_timeout,
+    )
     try:
         with display.steps() as on_step:
             on_step(f"starting the server over {repository}")

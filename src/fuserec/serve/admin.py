@@ -27,7 +27,7 @@ _RESTRICTED: Final = {
     "grpc": ("model-repository", "shared-memory", "logging", "trace"),
     "http": ("model-repository", "shared-memory", "logging", "trace"),
 }
-LOAD_TIMEOUT_S: Final = 300.0
+_UNLOAD_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,22 @@ class Admin:
         except InferenceServerException:
             return False
 
-    def load(self, manifest: Manifest, repository: Path, models: Sequence[str], settings: ServingConfig) -> None:
+    def load(
+        self, manifest: Manifest, repository: Path, models: Sequence[str], settings: ServingConfig, timeout_s: float
+    ) -> None:
         """Load models in the version of a verified bundle, all at once.
 
         Raises:
             LaunchError: One of them could not be opened; its old version, if it had one, goes on.
         """
         with ThreadPoolExecutor(len(models)) as pool:
-            loads = [pool.submit(self._load, name, manifest, repository, settings) for name in models]
+            loads = [pool.submit(self._load, name, manifest, repository, settings, timeout_s) for name in models]
         for load in loads:
             load.result()
 
-    def _load(self, model: str, manifest: Manifest, repository: Path, settings: ServingConfig) -> None:
+    def _load(
+        self, model: str, manifest: Manifest, repository: Path, settings: ServingConfig, timeout_s: float
+    ) -> None:
         # The version's own copy: the one above the versions may be a newer one's.
         published = repository / manifest.path_of(f"{model}/{CONFIG_FILE}")
         config = _parse(published.read_text())
@@ -94,7 +98,7 @@ class Admin:
         config.version_policy.specific.versions[:] = [manifest.version]
         document = json_format.MessageToJson(config, preserving_proto_field_name=True, indent=None)
         try:
-            self._client.load_model(model, headers=self._headers, config=document, client_timeout=LOAD_TIMEOUT_S)
+            self._client.load_model(model, headers=self._headers, config=document, client_timeout=timeout_s)
         except InferenceServerException as error:
             raise LaunchError(f"version {manifest.version} of {model!r} cannot be loaded: {error.message()}") from None
 
@@ -105,7 +109,7 @@ class Admin:
             LaunchError: The server refused.
         """
         try:
-            self._client.unload_model(model, headers=self._headers, client_timeout=LOAD_TIMEOUT_S)
+            self._client.unload_model(model, headers=self._headers, client_timeout=_UNLOAD_TIMEOUT_S)
         except InferenceServerException as error:
             raise LaunchError(f"{model!r} cannot be unloaded: {error.message()}") from None
 

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from fuserec.client import Recommender
 from fuserec.contract import RECOMMEND
-from fuserec.errors import ClientError, LaunchError, UsageError
+from fuserec.errors import BundleError, ClientError, LaunchError, UsageError
 from fuserec.manifest import Manifest
 from fuserec.serve.admin import Admin, Key
 from fuserec.serve.binary import ServerBinary, find_binary
@@ -110,7 +110,7 @@ class Server:
         settings: ServingConfig | None = None,
         binary: Path | None = None,
         log: Path | None = None,
-        start_timeout_s: float = 120.0,
+        start_timeout_s: float = 300.0,
     ) -> None:
         self.repository = repository.absolute()
         self.address = address or Address()
@@ -165,6 +165,11 @@ class Server:
         manifest = Manifest.read(Traffic.read(self.repository).bundle(self.repository))
         manifest.verify(self.repository)
         self._remove_bytecode()
+        if left := next(self.repository.glob("*/*/__pycache__"), None):
+            raise BundleError(
+                f"{left} cannot be removed, and Python would run it in the place of the models' own files; remove it "
+                "where the repository can be written to"
+            )
         self.address.check_free()
         binary = find_binary(self._given_binary)
         if not self.address.is_loopback and binary.wheel is not None:
@@ -241,7 +246,7 @@ class Server:
 
     def _load(self, admin: Admin, manifest: Manifest, models: Sequence[str]) -> None:
         try:
-            admin.load(manifest, self.repository, models, self.settings)
+            admin.load(manifest, self.repository, models, self.settings, self._start_timeout_s)
         except LaunchError as error:
             raise LaunchError(f"{error}\n{self._tail()}") from None
         if manifest.models[0] in models:
