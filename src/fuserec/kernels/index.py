@@ -161,6 +161,21 @@ class ItemIndex:
         assert found.certified is not None and found.rescored is not None  # op.search fills them
         return TopK(ids, found.scores, found.certified, found.rescored)
 
+    def warm_up(self) -> None:
+        """Search once, so that the next caller waits neither for compilation nor for what was compiled to be loaded.
+
+        Of several processes that do so at once on a machine where nothing is compiled, one compiles.
+        """
+        query = np.zeros((1, self.dim), np.float32)
+        query[0, 0] = 1.0
+        if op.resolve("auto") != "cpu":
+            self.search(query, 1)
+            return
+        from fuserec.kernels.search._numba import compiled_once, work
+
+        with compiled_once(work):
+            self.search(query, 1)
+
     def row_codes(self) -> Codes | None:
         """Return the codes row by row, in the order of `ids`, as a new copy; None if there are none."""
         return None if self.codes is None else self.codes.unpack()
