@@ -307,12 +307,9 @@ class Pipeline:
         return np.concatenate([part.ids for part in parts]), np.concatenate([part.scores for part in parts])
 
     def _encode(self, queries: Sequence[Query], known: Known) -> Encoded:
-        parts = []
-        for at in range(0, len(queries), MAX_BATCH):
-            here = slice(at, at + MAX_BATCH)
-            feed = {"user": known.rows[here], "history": known.padded(here, self._max_history)}
-            parts.append(self._engine.run(feed)["user_vector"])
-        vectors = np.concatenate(parts) if parts else np.empty((0, self.dim), dtype=np.float32)
+        vectors = np.empty((len(queries), self.dim), dtype=np.float32)
+        for users, feed in known.padded(self._max_history, MAX_BATCH):
+            vectors[users] = self._engine.run(feed)["user_vector"]
         fallback = known.nothing
         texts = [row for row, query in enumerate(queries) if query.text]
         if texts:
