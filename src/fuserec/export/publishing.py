@@ -26,6 +26,7 @@ from fuserec.contract import MODELS
 from fuserec.errors import BundleError, ExportError
 from fuserec.files import fsync, fsync_tree, is_locked, locked, replacing_file
 from fuserec.manifest import CODE_FILE, CONFIG_FILE, FILE_NAME, FileRecord, Manifest, bundles, version_folders
+from fuserec.serve.settings import ServingConfig
 
 LOCK: Final = ".fuserec.lock"
 _STAGING: Final = ".staging-"
@@ -114,8 +115,9 @@ def _make_staging(repository: Path, models: Sequence[str]) -> Path:
     templates = importlib.resources.files("fuserec") / "model_repository"
     for model in models:
         (folder / model).mkdir()
-        for source in (templates / model / CONFIG_FILE, templates / model / "1" / CODE_FILE):
-            (folder / model / source.name).write_bytes(source.read_bytes())
+        (folder / model / CODE_FILE).write_bytes((templates / model / "1" / CODE_FILE).read_bytes())
+        config = ServingConfig().complete((templates / model / CONFIG_FILE).read_text(), model, models)
+        (folder / model / CONFIG_FILE).write_text(config)
     return folder
 
 
