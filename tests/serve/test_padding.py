@@ -26,14 +26,14 @@ Write = Callable[[str, Path], None]
 @given(st.lists(st.integers(0, 300), max_size=80), st.integers(1, 200), st.integers(1, 64))
 def test_each_row_is_in_one_batch_of_a_width_of_its_own(lengths: list[int], longest: int, limit: int) -> None:
     rows_of: dict[int, int] = {}
-    for width, rows in batches(np.array(lengths, dtype=np.int64), longest, limit):
+    for width, rows in batches(lengths, longest, limit):
         assert 1 <= len(rows) <= limit
         for row in rows.tolist():
             assert row not in rows_of, f"row {row} came twice"
             rows_of[row] = width
     assert sorted(rows_of) == list(range(len(lengths)))
     for row, width in rows_of.items():
-        [(alone, _)] = batches(np.array([lengths[row]]), longest, limit)
+        [(alone, _)] = batches([lengths[row]], longest, limit)
         assert width == alone, "the width of a row depends on others"
         assert min(lengths[row], longest) <= width <= longest
         assert width <= max(SHORTEST, 2 * lengths[row])

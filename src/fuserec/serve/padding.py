@@ -8,7 +8,7 @@ caller would depend on who else asked at that moment. So each goes into the batc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -19,17 +19,18 @@ SHORTEST: Final = 16
 Ints = NDArray[np.int64]
 
 
-def batches(lengths: Ints, longest: int, limit: int) -> Iterator[tuple[int, Ints]]:
+def batches(lengths: Sequence[int], longest: int, limit: int) -> Iterator[tuple[int, Ints]]:
     """Yield the width of each batch and which rows are in it, at most `limit`.
 
     Args:
-        lengths: (B,) int64; those beyond `longest` are of rows that will be cut to it.
+        lengths: of B rows; those beyond `longest` are of rows that will be cut to it.
         longest: the largest width.
         limit: rows in a batch.
     """
-    fits = SHORTEST * 2 ** np.ceil(np.log2(np.maximum(lengths, SHORTEST) / SHORTEST)).astype(np.int64)
-    widths = np.minimum(fits, longest)
-    for width in np.unique(widths).tolist():
-        rows = np.flatnonzero(widths == width)
+    rows_of: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        power = 1 << (length - 1).bit_length()  # the smallest that is not below the length
+        rows_of.setdefault(min(max(power, SHORTEST), longest), []).append(row)
+    for width, rows in sorted(rows_of.items()):
         for at in range(0, len(rows), limit):
-            yield width, rows[at : at + limit]
+            yield width, np.array(rows[at : at + limit], dtype=np.int64)

@@ -43,7 +43,7 @@ class TextStage:
         tokens = np.pad(tokens, ((0, 0), (0, longest - tokens.shape[1])), constant_values=self._tokenizer.pad_id)
         parts = [
             (here, self._engine.run({"tokens": tokens[here, :width]})["text_vector"])
-            for width, here in batches(lengths, longest, MAX_BATCH)
+            for width, here in batches(lengths.tolist(), longest, MAX_BATCH)
         ]
         vectors = np.empty((len(texts), parts[0][1].shape[1]), dtype=np.float32)
         for here, part in parts:

@@ -74,8 +74,7 @@ class Known:
         Yields:
             Which users, (b,) int64, and the inputs `user` (b,) and `history` (b, L) int64, newest last.
         """
-        lengths = np.array([len(history) for history in self.histories], dtype=np.int64)
-        for width, users in batches(lengths, longest, limit):
+        for width, users in batches([len(history) for history in self.histories], longest, limit):
             table = np.zeros((len(users), width), dtype=np.int64)
             for line, user in zip(table, users, strict=True):
                 history = self.histories[user][-width:]
