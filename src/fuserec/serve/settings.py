@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fuserec.contract import FRONT_DOORS
 from fuserec.errors import UsageError
@@ -60,7 +61,8 @@ class ServingConfig:
         Raises:
             UsageError: A name is unknown or a value is not a number in its range.
         """
-        kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        defaults = cls()
+        kinds = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(cls)}
         values: dict[str, float] = {}
         for setting in settings:
             name, _, text = setting.partition("=")
@@ -91,6 +93,14 @@ class ServingConfig:
         return interface + _SETTINGS.format(
             count=count, delay=self.queue_delay_us, policy=policy if count >= FEWEST_FOR_A_POLICY else _NO_POLICY
         )
+
+    def apply(self, config: Any, model: str, models: Sequence[str]) -> None:
+        """Set in a parsed `ModelConfig` what `complete` writes."""
+        from google.protobuf import text_format
+
+        for field in ("version_policy", "instance_group", "dynamic_batching", "response_cache"):
+            config.ClearField(field)
+        text_format.Merge(self.complete("", model, models), config)
 
 
 _SETTINGS = """
