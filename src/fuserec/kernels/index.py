@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -19,7 +20,7 @@ from fuserec.kernels._arrays import (
     as_float_matrix,
     as_int_vector,
 )
-from fuserec.kernels.filters import as_row_filter
+from fuserec.kernels.filters import as_row_filter, rows_of
 from fuserec.kernels.packed import PackedCodes, pack
 from fuserec.kernels.quantize import Codes, quantize_rows
 from fuserec.kernels.query import as_pool
@@ -175,6 +176,26 @@ class ItemIndex:
 
         with compiled_once(work):
             self.search(query, 1)
+
+    def mask(self, allow: Sequence[object]) -> BoolArray:
+        """Return what `search` takes as `allow`, of B vectors of item ids: (B, N) bool; unknown ids are ignored."""
+        mask = np.zeros((len(allow), self.rows), np.bool_)
+        for line, item_ids in zip(mask, allow, strict=True):
+            rows, known = rows_of(as_int_vector(item_ids, "allow"), self.ids)
+            line[rows[known]] = True
+        return mask
+
+    def vectors(self, item_ids: object) -> FloatArray:
+        """Return the embeddings of some items, as a new array: (n, D) float32 for (n,) ids.
+
+        Raises:
+            ValueError: The index does not hold one of them.
+        """
+        wanted = as_int_vector(item_ids, "item_ids")
+        rows, known = rows_of(wanted, self.ids)
+        if not known.all():
+            raise ValueError(f"item_ids: got {wanted[~known][0]}, expected ids of the index")
+        return self.embeddings[rows]
 
     def row_codes(self) -> Codes | None:
         """Return the codes row by row, in the order of `ids`, as a new copy; None if there are none."""
