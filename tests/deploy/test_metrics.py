@@ -9,13 +9,13 @@ import promql_parser
 import pytest
 import yaml
 
+from fuserec.serve import telemetry
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "fuserec.json"
 # Labels that Prometheus or its operator adds to whatever it scrapes.
 SCRAPED = {"instance", "job", "namespace", "pod"}
 MODEL = {"model", "version"}
-# Base name of a histogram -> its own labels.
-HISTOGRAMS = {"fuserec_stage_seconds": {"stage", *MODEL}, "fuserec_batch_rows": MODEL}
 METRICS: dict[str, set[str]] = {
     "up": set(),
     # Triton's.
@@ -24,22 +24,11 @@ METRICS: dict[str, set[str]] = {
     "nv_inference_queue_duration_us": MODEL,
     "nv_inference_pending_request_count": MODEL,
     "nv_inference_exec_count": MODEL,
-    # fuserec's.
-    "fuserec_rows_total": {"outcome", *MODEL},
-    "fuserec_certified_total": {"version"},
-    "fuserec_repaired_total": {"version"},
-    "fuserec_unknown_ids_total": MODEL,
-    "fuserec_index_created_seconds": {"version"},
-    "fuserec_shadow_overlap_sum": {"version", "candidate"},
-    "fuserec_shadow_rows_total": {"version", "candidate"},
-    "fuserec_shadow_seconds_sum": {"version", "candidate"},
-    "fuserec_ab_rows_total": {"version"},
-    **{f"{name}_bucket": {"le", *labels} for name, labels in HISTOGRAMS.items()},
-    **{f"{name}_{end}": labels for name, labels in HISTOGRAMS.items() for end in ("sum", "count")},
+    **{name: set(labels) for metric in telemetry.METRICS for name, labels in metric.series.items()},
 }
 VALUES = {
-    "stage": {"encode", "search", "rank", "rules", "total"},
-    "outcome": {"answered", "fallback", "refused"},
+    "stage": set(telemetry.STAGES),
+    "outcome": set(telemetry.OUTCOMES),
     "reason": {"REJECTED", "CANCELED", "BACKEND", "OTHER"},
 }
 
