@@ -178,6 +178,7 @@ def test_each_row_gets_its_own_length_and_version() -> None:
     first, second = unpack(outputs, [check(Query(k=3)), check(Query(k=1))])
     assert (list(first.item_ids), first.model_version, first.version, first.source) == ([5, 9, 4], "1", 1, "server")
     assert (list(second.item_ids), second.model_version, second.fallback) == ([6], "2", True)
+    assert second.scores.tolist() == pytest.approx([0.7])
 
 
 def test_answer_of_another_service_is_a_fault() -> None:

@@ -141,7 +141,7 @@ class RetryBudget:
     def deposit(self) -> None:
         """Count one call."""
         with self._lock:
-            self._tokens = min(self._reserve, self._tokens + self._share)
+            self._tokens += self._share  # too much is poured out when it is counted
 
     def withdraw(self) -> bool:
         """Return whether one more attempt may be made, and count it."""

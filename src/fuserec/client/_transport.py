@@ -52,7 +52,7 @@ class _Transport(Transport):
     """What all of them share: the stock client's library, and when it may not be used."""
 
     def __init__(self, endpoints: Sequence[Endpoint], library: ModuleType) -> None:
-        self._endpoints = endpoints
+        self._endpoints, self._names = endpoints, [str(endpoint) for endpoint in endpoints]
         self._library = library
         self._clients: dict[int, Any] = {}
         self._process: int | None = None
@@ -103,7 +103,7 @@ class _Transport(Transport):
             status, said = "UNAVAILABLE", str(error) or type(error).__name__
         else:
             return error
-        endpoint = str(self._endpoints[place])
+        endpoint = self._names[place]
         typed = of_status(status, said, endpoint=endpoint, model=message.model, total_s=message.total_s)
         typed.endpoint = endpoint
         return typed
@@ -150,7 +150,9 @@ class _Async(_Transport):
         self._loop = loop
 
     def launch(self, place: int, message: Message, timeout_s: float) -> asyncio.Task[Answer]:
-        return asyncio.create_task(self.send(place, message, timeout_s))
+        task = asyncio.create_task(self.send(place, message, timeout_s))
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to read it
+        return task
 
     async def first(self, flights: Sequence[Any], timeout_s: float | None) -> Sequence[Flight]:
         done, _ = await asyncio.wait(flights, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -204,18 +206,17 @@ class GrpcTransport(_Blocking):
             result = self._client(place).infer(message.model, **request, client_timeout=timeout_s)
         except Exception as error:
             raise self._typed(error, place, message) from None
-        return _grpc_answer(result, self._endpoints[place])
+        return _grpc_answer(result, self._names[place])
 
     def launch(self, place: int, message: Message, timeout_s: float) -> _GrpcFlight:
-        flight = _GrpcFlight()
+        flight, request = _GrpcFlight(), self._request(message, timeout_s)
 
         def land(result: Any, error: Exception | None) -> None:
             if error is None:
-                flight.set_result(_grpc_answer(result, self._endpoints[place]))
+                flight.set_result(_grpc_answer(result, self._names[place]))
             else:
                 flight.set_exception(self._typed(error, place, message))
 
-        request = self._request(message, timeout_s)
         flight.call = self._client(place).async_infer(message.model, callback=land, client_timeout=timeout_s, **request)
         return flight
 
@@ -254,7 +255,7 @@ class AsyncGrpcTransport(_Async):
             result = await self._clients[place].infer(message.model, **request, client_timeout=timeout_s)
         except Exception as error:
             raise self._typed(error, place, message) from None
-        return _grpc_answer(result, self._endpoints[place])
+        return _grpc_answer(result, self._names[place])
 
 
 class _HttpFlight:
@@ -302,7 +303,7 @@ class HttpTransport(_Blocking):
                 idle.append(client)
             else:
                 client.close()
-        return _http_answer(result, self._endpoints[place])
+        return _http_answer(result, self._names[place])
 
     def launch(self, place: int, message: Message, timeout_s: float) -> _HttpFlight:
         def run() -> Answer | Exception:
@@ -321,8 +322,7 @@ class HttpTransport(_Blocking):
         """Close the connections of this thread; those of others go with their threads."""
         await super().close()
         for place in range(len(self._endpoints)):
-            idle = self._idle(place)
-            while idle:
+            while idle := self._idle(place):
                 idle.pop().close()
 
     def _idle(self, place: int) -> list[Any]:
@@ -353,7 +353,7 @@ class AsyncHttpTransport(_Async):
                 result = await self._clients[place].infer(message.model, **self._request(message, timeout_s))
         except Exception as error:
             raise self._typed(error, place, message) from None
-        return _http_answer(result, self._endpoints[place])
+        return _http_answer(result, self._names[place])
 
 
 def open_transport(endpoints: Sequence[Endpoint], *, blocking: bool) -> Transport:
@@ -387,13 +387,13 @@ def _http_client(library: ModuleType, endpoint: Endpoint) -> Any:
     return library.InferenceServerClient(endpoint.authority, **options)
 
 
-def _grpc_answer(result: Any, endpoint: Endpoint) -> Answer:
+def _grpc_answer(result: Any, endpoint: str) -> Answer:
     response = result.get_response()
     tensors = {output.name: result.as_numpy(output.name) for output in response.outputs}
-    return Answer(tensors, response.model_version, str(endpoint))
+    return Answer(tensors, response.model_version, endpoint)
 
 
-def _http_answer(result: Any, endpoint: Endpoint) -> Answer:
+def _http_answer(result: Any, endpoint: str) -> Answer:
     response = result.get_response()
     tensors = {output["name"]: result.as_numpy(output["name"]) for output in response.get("outputs", ())}
-    return Answer(tensors, response.get("model_version", ""), str(endpoint))
+    return Answer(tensors, response.get("model_version", ""), endpoint)

@@ -357,6 +357,8 @@ def _integer(name: str, value: object) -> int:
 
 def _ids(name: str, ids: ArrayLike, limit: int) -> NDArray[np.int64]:
     """Return item ids as an (n,) int64 array."""
+    if isinstance(ids, tuple) and not ids:  # most of the calls
+        return _NO_IDS
     try:
         array = np.asarray(ids)
     except (ValueError, OverflowError) as error:
