@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench._output import report
 from fuserec.client import Recommender
@@ -56,7 +57,7 @@ def stock(scheme: str, authority: str) -> Iterator[Ask]:
     client = library.InferenceServerClient(authority)
 
     def ask(user_id: int) -> list[int]:
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             USER_ID: np.array([[user_id]], dtype=np.int64),
             HISTORY: np.empty((1, 0), dtype=np.int64),
             EXCLUDE: np.empty((1, 0), dtype=np.int64),
