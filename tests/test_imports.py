@@ -10,7 +10,7 @@ import pytest
 import fuserec
 
 ROOT = Path(fuserec.__file__).parent
-COMMON = {"contract", "errors", "files", "manifest", "records", "rules", "tokens", "untrusted"}
+COMMON = {"contract", "errors", "files", "manifest", "records", "rules", "tokens", "traffic", "untrusted"}
 # Room -> the rooms and modules of fuserec that it may import; cli, demo and display stand above all rooms.
 ALLOWED = {
     "contract": set(),
@@ -20,6 +20,7 @@ ALLOWED = {
     "records": set(),
     "rules": {"untrusted"},
     "manifest": {"contract", "errors", "files", "records", "untrusted"},
+    "traffic": {"errors", "files", "manifest", "records", "untrusted"},
     "catalogue": {"errors", "manifest", "untrusted"},
     "tokens": {"errors", "untrusted"},
     "kernels": {"contract", "errors", "files", "untrusted"},

@@ -169,6 +169,14 @@ def serving(manifest: Manifest, server: Server) -> None:
     out.print(f"try: fuserec recommend --user 42 -k 10{port}      Ctrl-C stops the server")
 
 
+def facts(found: dict[str, str]) -> None:
+    """Show names and what belongs to each."""
+    table = Table(show_header=False)
+    for name, value in found.items():
+        table.add_row(name, value)
+    out.print(table)
+
+
 def recommendations(answer: Recommendations, catalogue: Catalogue | None) -> None:
     """Show recommended items, with titles where a catalogue is at hand."""
     if answer.fallback:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -18,6 +17,9 @@ from fuserec.untrusted.documents import parse_json
 
 MAX_CATEGORIES: Final = 100
 MAX_JSON: Final = 20_000  # characters
+# Far beyond every score, so that it puts a category first or last; sums of them stay within float32.
+MAX_BOOST: Final = 1e30
+MAX_DIVERSE_K: Final = 1_000  # what diversity costs grows with k times the pool that it picks from
 # Takes the place of a category's name: every category that is not named itself.
 ANY: Final = "*"
 
@@ -49,8 +51,10 @@ class Rules:
             if len(table) > MAX_CATEGORIES:
                 raise ValueError(f"{name} came with {len(table)} categories, expected at most {MAX_CATEGORIES}")
         for category, boost in self.boosts.items():
-            if not _is_number(boost) or not math.isfinite(boost):
-                raise ValueError(f"the boost of {category!r} came as {boost!r}, expected a finite number")
+            if not _is_number(boost) or not -MAX_BOOST <= boost <= MAX_BOOST:
+                raise ValueError(
+                    f"the boost of {category!r} came as {boost!r}, expected -{MAX_BOOST:g} to {MAX_BOOST:g}"
+                )
         for category, cap in self.caps.items():
             if isinstance(cap, bool) or not isinstance(cap, int) or cap < 0:
                 raise ValueError(f"the cap of {category!r} came as {cap!r}, expected a whole number, 0 or more")
@@ -63,6 +67,11 @@ class Rules:
     def __bool__(self) -> bool:
         """Whether there is any rule."""
         return bool(self.boosts or self.caps or self.diversity)
+
+    def check_k(self, k: int) -> None:
+        """Raise `ValueError` where a list of k items cannot be asked for under these rules."""
+        if self.diversity and k > MAX_DIVERSE_K:
+            raise ValueError(f"k came as {k} with diversity, expected at most {MAX_DIVERSE_K}")
 
     def to_json(self) -> str:
         """Return the rules as they travel; empty where there are none."""

@@ -122,7 +122,7 @@ def test_batch_equals_single(pipeline: Pipeline, histories: dict[int, list[int]]
     for query, batched in zip(queries, pipeline.recommend(queries), strict=True):
         single = ask(pipeline, query)
         np.testing.assert_array_equal(batched.item_ids, single.item_ids)
-        np.testing.assert_allclose(batched.scores, single.scores, rtol=0, atol=1e-6)
+        assert batched.scores.tobytes() == single.scores.tobytes(), "other rows changed the last bits of the scores"
         assert len(batched.item_ids) == query.k
 
 

@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import tritonclient.grpc as grpc
 
 from fuserec.client import DeadlineExceeded, ModelNotFound, Recommender, ServerUnavailable
 from fuserec.errors import LaunchError
@@ -35,8 +34,8 @@ def test_deadline_is_kept_while_the_server_is_stopped(server: Server, scheme: st
 def test_model_that_is_not_there(repository: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(repository, tmp_path / "repository"))
     with Server(copy, address=Address.free()) as server:
-        with grpc.InferenceServerClient(f"127.0.0.1:{server.address.grpc_port}") as stock:
-            stock.unload_model("recommend")
+        with server.admin() as admin:
+            admin.unload("recommend")
         for scheme in ("grpc", "http"):
             address = f"{scheme}://127.0.0.1:{server.address.ports[scheme]}"
             with Recommender(address, timeout_ms=5_000) as recommender:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fuserec.client import Recommender
 from fuserec.serve.launcher import Address
 
 pytestmark = pytest.mark.serving
@@ -45,14 +47,26 @@ class Serving:
                 return lines
         pytest.fail("the command ended before it was ready: " + "\n".join(lines))
 
+    def wait_for(self, words: str) -> list[str]:
+        """Read what the command prints up to the line that holds `words`."""
+        assert self.process.stdout is not None
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line.rstrip())
+            if words in line:
+                return lines
+        pytest.fail(f"the command ended without {words!r}: " + "\n".join(lines))
+
 
 @pytest.fixture
 def serving(repository: Path, tmp_path: Path) -> Iterator[Serving]:
+    # A copy: some of the tests publish into it.
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
     address = Address.free()
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "COLUMNS": "200"}
     ports = [f"--{name}-port={port}" for name, port in address.ports.items()]
     process = subprocess.Popen(
-        [*FUSEREC, "serve", str(repository), *ports],
+        [*FUSEREC, "serve", str(copy), *ports],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -110,16 +124,33 @@ def test_killed_command_leaves_no_orphans(serving: Serving) -> None:
     assert not gone(children), "the server outlived the command that started it"
 
 
-def test_server_that_dies_ends_the_command(serving: Serving) -> None:
+def test_server_that_dies_is_started_again(serving: Serving) -> None:
     serving.wait_until_ready()
     children = serving.children()
     [server] = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "tritonserver"]
     os.kill(server, signal.SIGKILL)
-    output, _ = serving.process.communicate(timeout=60)
-    assert serving.process.returncode == 1
-    assert "fuserec: the server was killed by signal 9; the end of its log:" in output
-    assert "Traceback" not in output
-    assert not gone(children)
+    lines = serving.wait_for("answers again")
+    assert any("the server was killed by signal 9; the end of its log:" in line for line in lines), lines
+    assert not gone(children), "processes of the dead server were left behind"
+    with Recommender(f"127.0.0.1:{serving.address.grpc_port}", timeout_ms=20_000) as recommender:
+        assert len(recommender.recommend(user_id=5, k=3)) == 3
+
+
+def test_swap_and_rollback(serving: Serving, repository: Path, tmp_path: Path) -> None:
+    serving.wait_until_ready()
+    url = f"127.0.0.1:{serving.address.grpc_port}"
+
+    def fuserec(*arguments: str) -> dict[str, object]:
+        done = subprocess.run([*FUSEREC, *arguments, "--json"], capture_output=True, text=True, env=serving.environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert fuserec("publish", str(repository), "--to", url)["served"] == 2
+    assert fuserec("rollback", url)["served"] == 1
+    assert fuserec("traffic", url) | {"pinned": True} == fuserec("traffic", url)
+    with Recommender(url, timeout_ms=20_000) as recommender:
+        assert recommender.recommend(user_id=5, k=3).model_version == "1"
+    assert fuserec("traffic", url, "--serve", "newest")["served"] == 2
 
 
 def test_recommend_finds_the_titles(serving: Serving) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from fuserec.cli import _ask, _data, _evaluate, _explain, _export, _import, _serve, _train  # noqa: F401  (importing them adds their commands)
+from fuserec.cli import _ask, _data, _evaluate, _explain, _export, _import, _serve, _traffic, _train  # noqa: F401  (importing them adds their commands)
 from fuserec.cli._app import app
 from fuserec.errors import FuserecError, UsageError
 
@@ -31,7 +31,20 @@ EXTRA_OF = {
 
 
 # In the order of the road from data to an answer.
-_ORDER = ("train", "evaluate", "explain", "export", "inspect", "serve", "recommend", "rank", "demo")
+_ORDER = (
+    "train",
+    "evaluate",
+    "explain",
+    "export",
+    "inspect",
+    "serve",
+    "publish",
+    "rollback",
+    "traffic",
+    "recommend",
+    "rank",
+    "demo",
+)
 app.registered_commands.sort(
     key=lambda command: _ORDER.index(command.name or getattr(command.callback, "__name__", ""))
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fuserec.cli._app import app
+from fuserec.cli._app import JsonFlag, app
 
 
 @app.command()
@@ -18,30 +19,56 @@ def serve(
     http_port: Annotated[int, typer.Option(help="Port for HTTP.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="Port for Prometheus metrics.")] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE of instances, stage_instances, queue_size, queue_timeout_ms, …"),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look the repository over, answer one question, and start nothing.")
+    ] = False,
     tritonserver: Annotated[
         Path | None, typer.Option(help="Server executable; the one in the installed wheel by default.")
     ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
+    start_timeout: Annotated[
+        float, typer.Option(help="Seconds until the first answer; the first start on a machine compiles.", min=1)
+    ] = 300.0,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Serve a repository with NVIDIA Triton until Ctrl-C or SIGTERM."""
+    """Serve a repository with NVIDIA Triton until Ctrl-C or SIGTERM, bringing back what dies meanwhile."""
     from fuserec import display
-    from fuserec.manifest import Manifest, bundle_folder
     from fuserec.serve.launcher import Address, Server
+    from fuserec.serve.settings import ServingConfig
     from fuserec.serve.state import noted, state_folder
+    from fuserec.serve.supervisor import Supervisor
 
+    config = ServingConfig.parse(settings or [])
+    if check:
+        from fuserec.serve.check import check_repository
+
+        found = {checked.what: checked.found for checked in check_repository(repository, binary=tritonserver)}
+        typer.echo(json.dumps(found, indent=2)) if as_json else display.facts(found)
+        return
     address = Address(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
     log = log or state_folder() / f"server-{grpc_port}.log"
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    server = Server(repository, address=address, binary=tritonserver, log=log)
+    server = Server(
+        repository,
+        address=address,
+        settings=config,
+        binary=tritonserver,
+        log=log,
+        start_timeout_s=start_timeout,
+    )
     try:
         with display.steps() as on_step:
             on_step(f"starting the server over {repository}")
             server.start()
         with noted(address, server.repository):
-            display.serving(Manifest.read(bundle_folder(repository)), server)
-            server.wait()
+            display.serving(server.manifest, server)
+            Supervisor(server, on_event=lambda line: typer.echo(line)).run()
     except KeyboardInterrupt:
         typer.echo("stopping")
     finally:

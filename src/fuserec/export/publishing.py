@@ -26,6 +26,8 @@ from fuserec.contract import MODELS
 from fuserec.errors import BundleError, ExportError
 from fuserec.files import fsync, fsync_tree, is_locked, locked, replacing_file
 from fuserec.manifest import CODE_FILE, CONFIG_FILE, FILE_NAME, FileRecord, Manifest, bundles, version_folders
+from fuserec.serve.settings import ServingConfig
+from fuserec.traffic import Traffic
 
 LOCK: Final = ".fuserec.lock"
 _STAGING: Final = ".staging-"
@@ -114,8 +116,9 @@ def _make_staging(repository: Path, models: Sequence[str]) -> Path:
     templates = importlib.resources.files("fuserec") / "model_repository"
     for model in models:
         (folder / model).mkdir()
-        for source in (templates / model / CONFIG_FILE, templates / model / "1" / CODE_FILE):
-            (folder / model / source.name).write_bytes(source.read_bytes())
+        (folder / model / CODE_FILE).write_bytes((templates / model / "1" / CODE_FILE).read_bytes())
+        config = ServingConfig().complete((templates / model / CONFIG_FILE).read_text(), model, models)
+        (folder / model / CONFIG_FILE).write_text(config)
     return folder
 
 
@@ -148,11 +151,17 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _retire_old(repository: Path, keep: int, trash: Path) -> None:
-    """Take all versions away that are older than the newest `keep` good ones; the newest is taken to be good."""
+    """Take all versions away that are older than the newest `keep` good ones; the newest is taken to be good.
+
+    What `traffic.json` names stays, however old.
+    """
     good = 0
     found = bundles(repository)
+    held = Traffic.read(repository).versions
     for version in reversed(found):
         if good == keep:
+            if version in held:
+                continue
             # The front door first: without it, the rest is a leftover and no version any more.
             doors = sorted(MODELS, key=lambda model: repository / model != found[version].parent)
             for path in (repository / model / str(version) for model in doors):

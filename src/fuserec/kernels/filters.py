@@ -45,12 +45,12 @@ def as_row_filter(exclude: object, allow: object, *, ids: IntArray, batch: int) 
     if exclude is None:
         return RowFilter(no_offsets, no_rows, mask)
     if isinstance(exclude, set | frozenset):
-        rows, known = _rows_of(as_int_vector(list(exclude), "exclude"), ids)
+        rows, known = rows_of(as_int_vector(list(exclude), "exclude"), ids)
         mask = np.ones((1, len(ids)), np.bool_) if len(mask) == 0 else mask.copy()
         mask[:, rows[known]] = False
         return RowFilter(no_offsets, no_rows, mask)
     excluded, offsets = _as_csr(exclude, batch)
-    rows, known = _rows_of(excluded, ids)
+    rows, known = rows_of(excluded, ids)
     query = np.repeat(np.arange(batch), np.diff(offsets))
     # One sort orders all queries at once and drops the repeats.
     pairs = np.unique(query[known] * len(ids) + rows[known])
@@ -58,7 +58,7 @@ def as_row_filter(exclude: object, allow: object, *, ids: IntArray, batch: int) 
     return RowFilter(np.concatenate(([0], np.cumsum(counts))).astype(np.int64), pairs % len(ids), mask)
 
 
-def _rows_of(item_ids: IntArray, ids: IntArray) -> tuple[IntArray, BoolArray]:
+def rows_of(item_ids: IntArray, ids: IntArray) -> tuple[IntArray, BoolArray]:
     """Return the row of every item id, and whether the index holds it."""
     rows = np.minimum(np.searchsorted(ids, item_ids), len(ids) - 1)
     return rows, ids[rows] == item_ids

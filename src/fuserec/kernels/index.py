@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -19,7 +20,7 @@ from fuserec.kernels._arrays import (
     as_float_matrix,
     as_int_vector,
 )
-from fuserec.kernels.filters import as_row_filter
+from fuserec.kernels.filters import as_row_filter, rows_of
 from fuserec.kernels.packed import PackedCodes, pack
 from fuserec.kernels.quantize import Codes, quantize_rows
 from fuserec.kernels.query import as_pool
@@ -160,6 +161,41 @@ class ItemIndex:
         ids = np.where(found.rows < 0, np.int64(NO_ID), self.ids[found.rows])
         assert found.certified is not None and found.rescored is not None  # op.search fills them
         return TopK(ids, found.scores, found.certified, found.rescored)
+
+    def warm_up(self) -> None:
+        """Search once, so that the next caller waits neither for compilation nor for what was compiled to be loaded.
+
+        Of several processes that do so at once on a machine where nothing is compiled, one compiles.
+        """
+        query = np.zeros((1, self.dim), np.float32)
+        query[0, 0] = 1.0
+        if op.resolve("auto") != "cpu":
+            self.search(query, 1)
+            return
+        from fuserec.kernels.search._numba import compiled_once, work
+
+        with compiled_once(work):
+            self.search(query, 1)
+
+    def mask(self, allow: Sequence[object]) -> BoolArray:
+        """Return what `search` takes as `allow`, of B vectors of item ids: (B, N) bool; unknown ids are ignored."""
+        mask = np.zeros((len(allow), self.rows), np.bool_)
+        for line, item_ids in zip(mask, allow, strict=True):
+            rows, known = rows_of(as_int_vector(item_ids, "allow"), self.ids)
+            line[rows[known]] = True
+        return mask
+
+    def vectors(self, item_ids: object) -> FloatArray:
+        """Return the embeddings of some items, as a new array: (n, D) float32 for (n,) ids.
+
+        Raises:
+            ValueError: The index does not hold one of them.
+        """
+        wanted = as_int_vector(item_ids, "item_ids")
+        rows, known = rows_of(wanted, self.ids)
+        if not known.all():
+            raise ValueError(f"item_ids: got {wanted[~known][0]}, expected ids of the index")
+        return self.embeddings[rows]
 
     def row_codes(self) -> Codes | None:
         """Return the codes row by row, in the order of `ids`, as a new copy; None if there are none."""

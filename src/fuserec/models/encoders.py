@@ -5,7 +5,8 @@
     attention     SASRec (Kang and McAuley 2018)
 
 What padding on the left holds is zeros, and every encoder maps leading zeros to states that change nothing later, so
-that a history gives the same vector whatever it is padded to.
+that a history gives the same vector whatever it is padded to. Asked for the `last` position alone, they return
+(B, 1, dim): what a served model needs, and for attention much less work.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ class Recurrence(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+    def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
         """Map (B, L, dim) to (B, L, dim); `present` (B, L) bool is not needed."""
         states, _ = self.cells(x)
+        states = states[:, -1:] if last else states
         mapped: Tensor = self.out(self.dropout(states))
         return mapped
 
@@ -66,12 +68,12 @@ class Convolution(nn.Module):
         steps = [_DILATIONS[block % len(_DILATIONS)] for block in range(n_blocks)]
         self.blocks = nn.ModuleList(ConvolutionBlock(dim, step, dropout) for step in steps)
 
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+    def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
         """Map (B, L, dim) to (B, L, dim); `present` is (B, L) bool."""
         mask = present[..., None].to(x.dtype)
         for block in self.blocks:
             x = block(x, mask)
-        return x
+        return x[:, -1:] if last else x
 
 
 class Attention(nn.Module):
@@ -86,9 +88,9 @@ class Attention(nn.Module):
             AttentionBlock(dim, n_heads, max_length, dropout, causal=causal) for _ in range(n_blocks)
         )
 
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+    def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
         """Map (B, L, dim) to (B, L, dim); `present` is (B, L) bool."""
         mask = attention_mask(present, causal=self.causal)
-        for block in self.blocks:
-            x = block(x, mask)
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, mask, last=last and number == len(self.blocks))
         return x

@@ -57,8 +57,10 @@ class FactorTower(nn.Module):
         Returns:
             (B, dim) float32.
         """
-        consumed = (history != PADDING).sum(dim=1, keepdim=True).clamp(min=1)
-        pooled = self.item_embedding(history).sum(dim=1) / consumed
+        present = (history != PADDING).to(self.item_embedding.weight.dtype)
+        consumed = present.sum(dim=1, keepdim=True).clamp(min=1)
+        # As a product: ONNX Runtime's sum takes another order where there is one user, so its last bits would differ.
+        pooled = (present[:, None] @ self.item_embedding(history))[:, 0] / consumed
         if self.item_bias:
             pooled = torch.cat([pooled[:, :-1], torch.ones_like(pooled[:, -1:])], dim=1)
         return torch.where((user == 0)[:, None], pooled, self.user_embedding(user))

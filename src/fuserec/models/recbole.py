@@ -133,14 +133,14 @@ class PostNormTransformer(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.layer = nn.ModuleList(PostNormBlock(config) for _ in range(config.n_blocks))
 
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        """Map (B, L, dim) to (B, L, dim); `present` is (B, L) bool."""
+    def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
+        """Map (B, L, dim) to (B, L, dim), with `last` to (B, 1, dim); `present` is (B, L) bool."""
         position = (present.cumsum(dim=1) - 1).clamp(min=0)
         x = self.LayerNorm(x + self.position_embedding(position))
         mask = attention_mask(present)
         for block in self.layer:
             x = block(x, mask)
-        return x
+        return x[:, -1:] if last else x
 
 
 class WideRecurrence(nn.Module):
@@ -151,9 +151,10 @@ class WideRecurrence(nn.Module):
         self.gru_layers = nn.GRU(config.dim, config.hidden, num_layers=config.n_blocks, bias=False, batch_first=True)
         self.dense = nn.Linear(config.hidden, config.dim)
 
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        """Map (B, L, dim) to (B, L, dim); `present` (B, L) bool is not needed."""
+    def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
+        """Map (B, L, dim) to (B, L, dim), with `last` to (B, 1, dim); `present` (B, L) bool is not needed."""
         states, _ = self.gru_layers(x)
+        states = states[:, -1:] if last else states
         mapped: Tensor = self.dense(states)
         return mapped
 

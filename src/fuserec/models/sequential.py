@@ -74,12 +74,15 @@ class SequenceTower(nn.Module):
         Returns:
             (B, dim) float32, independent of the amount of padding.
         """
-        return self.all_positions(history)[:, -1]
+        return self._read(history, last=True)[:, 0]
 
     def all_positions(self, history: Tensor) -> Tensor:
         """Encode every position of each history, (B, L) -> (B, L, dim)."""
+        return self._read(history)
+
+    def _read(self, history: Tensor, *, last: bool = False) -> Tensor:
         x = self.dropout(self.item_embedding(history))
-        states: Tensor = self.norm(self.encoder(x, history != PADDING))
+        states: Tensor = self.norm(self.encoder(x, history != PADDING, last=last))
         return states
 
     def item_table(self) -> Tensor:
@@ -94,7 +97,8 @@ class MaskedTower(SequenceTower):
 
     def forward(self, user: Tensor, history: Tensor) -> Tensor:
         """As `SequenceTower.forward`."""
-        return self.all_positions(torch.cat([history, torch.full_like(history[:, :1], self.mask_row)], dim=1))[:, -1]
+        masked = torch.cat([history, torch.full_like(history[:, :1], self.mask_row)], dim=1)
+        return self._read(masked, last=True)[:, 0]
 
     @property
     def mask_row(self) -> int:

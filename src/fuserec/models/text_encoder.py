@@ -109,7 +109,8 @@ class TextEncoder(nn.Module):
         if self.pooling == "max":
             largest: Tensor = (states + MASKED * (1.0 - weights)).amax(dim=1)
             return largest
-        pooled: Tensor = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+        # As a product: ONNX Runtime's sum takes another order where there is one text, so its last bits would differ.
+        pooled: Tensor = (weights.transpose(1, 2) @ states)[:, 0] / weights.sum(dim=1).clamp(min=1.0)
         return pooled
 
     def project(self, pooled: Tensor) -> Tensor:

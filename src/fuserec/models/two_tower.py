@@ -102,7 +102,7 @@ class UserTower(nn.Module):
 
     @staticmethod
     def build_blocks(config: TwoTowerConfig) -> nn.ModuleList:
-        """Return what reads the history: called in turn with (B, L, dim) float32 and `attention_mask`."""
+        """Return what reads the history: called in turn with (B, L, dim) float32, `attention_mask`, and `last`."""
         return nn.ModuleList(
             AttentionBlock(config.dim, config.n_heads, config.max_history, config.dropout)
             for _ in range(config.n_blocks)
@@ -118,7 +118,7 @@ class UserTower(nn.Module):
         Returns:
             (B, dim) float32 unit vectors, independent of the amount of padding.
         """
-        return self._head(user[:, None], self._read(history)[:, -1:])[:, 0]
+        return self._head(user[:, None], self._read(history, last=True))[:, 0]
 
     def all_positions(self, user: Tensor, history: Tensor) -> Tensor:
         """Encode every prefix of each history at once, as training needs it: (B,), (B, L) -> (B, L, dim)."""
@@ -129,11 +129,11 @@ class UserTower(nn.Module):
             user = user[:, None]
         return self._head(user, self._read(history))
 
-    def _read(self, history: Tensor) -> Tensor:
+    def _read(self, history: Tensor, *, last: bool = False) -> Tensor:
         mask = attention_mask(history != PADDING)
         x: Tensor = self.dropout(self.item_embedding(history))
-        for block in self.blocks:
-            x = block(x, mask)
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, mask, last=last and number == len(self.blocks))
         return x
 
     def _head(self, user: Tensor, x: Tensor) -> Tensor:

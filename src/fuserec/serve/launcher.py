@@ -19,11 +19,14 @@ from types import TracebackType
 
 from fuserec.client import Recommender
 from fuserec.contract import RECOMMEND
-from fuserec.errors import ClientError, LaunchError, UsageError
-from fuserec.manifest import Manifest, bundle_folder
+from fuserec.errors import BundleError, ClientError, LaunchError, UsageError
+from fuserec.manifest import Manifest
+from fuserec.serve.admin import Admin, Key
 from fuserec.serve.binary import ServerBinary, find_binary
 from fuserec.serve.engines import device_target
+from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
+from fuserec.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +96,7 @@ class Server:
     Args:
         repository: Folder written by `fuserec export`.
         address: Where to listen; loopback unless told otherwise.
+        settings: How the models run.
         binary: The `tritonserver` executable; the one in the installed wheel by default.
         log: File that receives what the server prints; a temporary one by default.
         start_timeout_s: Seconds until the first answer.
@@ -103,17 +107,22 @@ class Server:
         repository: Path,
         *,
         address: Address | None = None,
+        settings: ServingConfig | None = None,
         binary: Path | None = None,
         log: Path | None = None,
-        start_timeout_s: float = 120.0,
+        start_timeout_s: float = 300.0,
     ) -> None:
         self.repository = repository.absolute()
         self.address = address or Address()
+        self.settings = settings or ServingConfig()
         self._given_binary = binary
         self._given_log = log
         self._start_timeout_s = start_timeout_s
         self._scratch: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._key = Key()
+        self._starts = 0
+        self._manifest: Manifest | None = None
 
     def __enter__(self) -> Server:
         self.start()
@@ -131,6 +140,18 @@ class Server:
             raise LaunchError("the server is not running")
         return self._process.pid
 
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle that is served."""
+        if self._manifest is None:
+            raise LaunchError("the server is not running")
+        return self._manifest
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the server and return once a recommendation has come back.
 
@@ -141,10 +162,14 @@ class Server:
         """
         if self._process is not None:
             raise LaunchError(f"the server over {self.repository} runs already; stop it first")
-        bundle = bundle_folder(self.repository)
-        manifest = Manifest.read(bundle)
+        manifest = Manifest.read(Traffic.read(self.repository).bundle(self.repository))
         manifest.verify(self.repository)
         self._remove_bytecode()
+        if left := next(self.repository.glob("*/*/__pycache__"), None):
+            raise BundleError(
+                f"{left} cannot be removed, and Python would run it in the place of the models' own files; remove it "
+                "where the repository can be written to"
+            )
         self.address.check_free()
         binary = find_binary(self._given_binary)
         if not self.address.is_loopback and binary.wheel is not None:
@@ -154,25 +179,98 @@ class Server:
                 self.address.host,
             )
         try:
-            self._spawn(binary, manifest.models)
-            items = read_items(bundle, manifest)
-            self._wait_for_canary(manifest.models[0], int(items["item_id"][0]))
+            self._spawn(binary)
+            self._starts += 1
+            with self.admin() as admin:
+                self._wait_until_live(admin)
+                self._load(admin, manifest, manifest.models)
+            self.canary()
         except BaseException:
             self.stop()
             raise
 
-    def wait(self) -> None:
-        """Block while the server runs.
+    def admin(self) -> Admin:
+        """Return the model repository API of this server."""
+        return Admin(f"{self.address.host}:{self.address.grpc_port}", self._key)
+
+    def swap(self, bundle: Path) -> None:
+        """Serve another version: it is opened beside the old one, which answers until then and finishes what it began.
 
         Raises:
-            LaunchError: It ended without having been asked to; the end of its log is in the message.
+            BundleError: It is damaged; nothing was changed.
+            LaunchError: It cannot be opened; the old version is served.
         """
-        if self._process is not None:
-            raise LaunchError(self._died(self._process.wait()))
+        old, new = self.manifest, Manifest.read(bundle)
+        new.verify(self.repository)
+        with self.admin() as admin:
+            # The front door last: when it answers as the new version, all do.
+            stages = [name for name in new.models if name != new.models[0]]
+            try:
+                for models in (stages, new.models[:1]):
+                    self._load(admin, new, models)
+                self.canary()
+            except LaunchError:
+                self._load(admin, old, old.models)
+                raise
+            for name in old.models:
+                if name not in new.models:
+                    admin.unload(name)
+
+    def reload(self, model: str) -> None:
+        """Open a model anew, with new processes.
+
+        Raises:
+            LaunchError: It cannot be opened.
+        """
+        with self.admin() as admin:
+            self._load(admin, self.manifest, [model])
+
+    def canary(self, timeout_ms: float = CANARY_TIMEOUT_MS) -> None:
+        """Ask the front door one question.
+
+        Raises:
+            LaunchError: The answer did not come, or not from the version that is served.
+        """
+        url = f"grpc://{self.address.host}:{self.address.grpc_port}"
+        item_id = self._an_item
+        try:
+            with Recommender(url, timeout_ms=timeout_ms) as client:
+                if self.manifest.models[0] == RECOMMEND:
+                    version = client.recommend(history=[item_id], k=1).model_version
+                else:
+                    version = client.rank(history=[item_id], candidates=[item_id]).model_version
+        except ClientError as error:
+            raise LaunchError(f"the server did not answer: {error}\n{self._tail()}") from None
+        if version != str(self.manifest.version):
+            raise LaunchError(f"version {version} answered, expected {self.manifest.version}")
+
+    def _load(self, admin: Admin, manifest: Manifest, models: Sequence[str]) -> None:
+        try:
+            admin.load(manifest, self.repository, models, self.settings, self._start_timeout_s)
+        except LaunchError as error:
+            raise LaunchError(f"{error}\n{self._tail()}") from None
+        if manifest.models[0] in models:
+            items = read_items(self.repository / manifest.models[0] / str(manifest.version), manifest)
+            self._an_item = int(items["item_id"][0])
+            self._manifest = manifest
+
+    def _wait_until_live(self, admin: Admin) -> None:
+        deadline = time.monotonic() + self._start_timeout_s
+        while not admin.is_live():
+            if self._process is not None and (status := self._process.poll()) is not None:
+                raise LaunchError(self._died(status))
+            if time.monotonic() > deadline:
+                raise LaunchError(f"the server did not answer within {self._start_timeout_s:.0f} s\n{self._tail()}")
+            time.sleep(0.05)
+
+    def epitaph(self) -> str:
+        """Return how the process ended, with the end of its log."""
+        status = None if self._process is None else self._process.poll()
+        return "the server is running" if status is None else self._died(status)
 
     def stop(self) -> None:
         """End the server and its children: politely first, after 20 s by force. Safe to call at any time."""
-        process, self._process = self._process, None
+        process, self._process, self._manifest = self._process, None, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -200,14 +298,14 @@ class Server:
             raise LaunchError("the server is not running and its temporary log is gone")
         return self._scratch / "server.log"
 
-    def _spawn(self, binary: ServerBinary, models: Sequence[str]) -> None:
+    def _spawn(self, binary: ServerBinary) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="fuserec-serve-"))
         options = binary.prepare(self._scratch)
         options += [
             f"--model-repository={self.repository}",
             "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in models),
             "--disable-auto-complete-config",
+            *self._key.options,
             "--exit-timeout-secs=10",
         ]
         for name, port in self.address.ports.items():
@@ -224,7 +322,7 @@ class Server:
             if os.getppid() != launcher:
                 os._exit(1)
 
-        with self.log.open("wb") as log:
+        with self.log.open("ab" if self._starts else "wb") as log:
             self._process = subprocess.Popen(
                 # A shell that becomes the server, so that its own process id can be part of an option.
                 ["/bin/sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={_shm_prefix("$$")}']
@@ -236,28 +334,6 @@ class Server:
                 start_new_session=True,
                 preexec_fn=tie_to_launcher,
             )
-
-    def _wait_for_canary(self, front_door: str, item_id: int) -> None:
-        """Poll until the front door has answered somebody who had `item_id`."""
-        deadline = time.monotonic() + self._start_timeout_s
-        last = "no attempt"
-        with Recommender(
-            f"grpc://{self.address.host}:{self.address.grpc_port}", timeout_ms=CANARY_TIMEOUT_MS
-        ) as client:
-            while time.monotonic() < deadline:
-                if self._process is not None and (status := self._process.poll()) is not None:
-                    raise LaunchError(self._died(status))
-                try:
-                    if front_door == RECOMMEND:
-                        client.recommend(history=[item_id], k=1)
-                    else:
-                        client.rank(history=[item_id], candidates=[item_id])
-                    return
-                except ClientError as error:
-                    # Nobody listens yet, or the model is not up yet, or it is broken: the deadline tells which.
-                    last = str(error)
-                time.sleep(0.1)
-        raise LaunchError(f"the server did not answer within {self._start_timeout_s:.0f} s ({last})\n{self._tail()}")
 
     def _remove_bytecode(self) -> None:
         """Remove what Python cached of the models' `model.py`; no setting keeps the server's interpreter from it.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +14,20 @@ from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
 from fuserec.errors import BundleError
 from fuserec.kernels import ItemIndex, TopK
 from fuserec.manifest import Manifest
+from fuserec.rules import NO_RULES, Rules
 from fuserec.serve.blending import blend
 from fuserec.serve.engines import Engine, open_engine
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.ranking import RankStage
-from fuserec.serve.stores import read_items
+from fuserec.serve.rules import Fetch, RuleStage
+from fuserec.serve.stores import Categories, read_items
 from fuserec.serve.texts import TextStage
 from fuserec.serve.users import NO_IDS, Ids, Known, Users
 
 Floats = NDArray[np.float32]
+
+# Masks of one search, a byte an item and query, at most.
+_MASK_BYTES: Final = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,11 @@ class Query:
         k: How many items to return.
         history_only: `history` is all there is: what the bundle has stored of the user is neither read nor excluded.
         text: What the user is after, in place of who they are; empty for none. What they have seen stays excluded.
+        allow: (A,) the only item ids that may be recommended; empty where all may.
+        rules: Boosts, caps, diversity.
+
+    Raises:
+        ValueError: The rules are not for a list of k.
     """
 
     user_id: int
@@ -44,6 +55,12 @@ class Query:
     k: int
     history_only: bool = False
     text: str = ""
+    allow: Ids = field(default_factory=lambda: NO_IDS)
+    rules: Rules = NO_RULES
+
+    def __post_init__(self) -> None:
+        if self.rules:
+            self.rules.check_k(self.k)
 
 
 @dataclass(frozen=True)
@@ -70,15 +87,28 @@ class Answer:
     Attributes:
         item_ids: (k,) int64, best first; the tail is `NO_ID` where fewer than k items are left.
         scores: (k,) float32, descending: similarity of user and item; with a ranker the mean of both opinions, each
-            standardized over the candidates; an item's share of all interactions in a fallback.
+            standardized over the candidates; an item's share of all interactions in a fallback. Boosts are added.
+            Under a rule of diversity items stand in the order in which they were picked, and scores may ascend.
         fallback: Nothing was known of the user, these are the most popular items.
-        ignored: Ids in history and exclude that the catalogue does not hold.
+        ignored: Ids in history, exclude and allow, and categories of the rules, that the catalogue does not hold.
+        version: The bundle that answered.
     """
 
     item_ids: Ids
     scores: Floats
     fallback: bool
     ignored: int
+    version: int
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """B queries on their way, and what is known of their users."""
+
+    queries: Sequence[Query]
+    known: Known
+    users: Encoded
+    excluded: list[Ids]
 
 
 @dataclass(frozen=True)
@@ -101,6 +131,8 @@ class Pipeline:
         max_history: Items of a history that the user tower reads.
         texts: Encodes texts; None where the bundle reads none.
         reranker: None where the bundle has no ranker.
+        categories: Those of the items, which rules speak of; None where there are none.
+        version: The bundle's.
     """
 
     def __init__(
@@ -112,6 +144,8 @@ class Pipeline:
         max_history: int,
         texts: TextStage | None = None,
         reranker: Reranker | None = None,
+        categories: Categories | None = None,
+        version: int = 0,
     ) -> None:
         self._engine = engine
         self._index = index
@@ -120,6 +154,8 @@ class Pipeline:
         self._max_history = max_history
         self._texts = texts
         self._reranker = reranker
+        self._rules = RuleStage(categories or Categories.none(), index)
+        self._version = version
 
     @classmethod
     def open(cls, bundle: Path) -> Pipeline:
@@ -146,6 +182,8 @@ class Pipeline:
             max_history=manifest.max_history[USER_TOWER],
             texts=TextStage.open(bundle, manifest),
             reranker=None if stage is None or rerank is None else Reranker(stage, rerank.candidates, rerank.weight),
+            categories=Categories.load(bundle, manifest),
+            version=manifest.version,
         )
 
     @property
@@ -161,6 +199,7 @@ class Pipeline:
     def warm_up(self) -> None:
         """Run every stage once, so that the first caller does not wait for compilation."""
         nobody = Query(NO_ID, NO_IDS, NO_IDS, 1)
+        self._index.warm_up()
         self.search(self.encode([nobody]).vectors, 1, [NO_IDS])
         self.recommend([nobody])
         if self._texts is not None:
@@ -203,32 +242,75 @@ class Pipeline:
         known = self._users.look_up(queries)
         users = self._encode(queries, known)
         excluded = [np.concatenate([seen, query.exclude]) for seen, query in zip(users.seen, queries, strict=True)]
-        k = max(query.k for query in queries)
-        if self._reranker is None:
-            found = self.search(users.vectors, k, excluded)
-            ids, scores = found.ids, found.scores
-        else:
-            found = self.search(users.vectors, max(k, self._reranker.candidates), excluded)
-            # Neither a text nor the lack of everything is something that the ranker could judge by.
-            judged = ~users.fallback & np.array([not query.text for query in queries])
-            ids, scores = self._rerank(self._reranker, known, found, judged)
+        batch = _Batch(queries, known, users, excluded)
+        answers: dict[int, Answer] = {}
+        for rows in _searched_together(queries):
+            answers |= zip(rows, self._answer(batch, rows), strict=True)
+        return [answers[row] for row in range(len(queries))]
+
+    def _answer(self, batch: _Batch, rows: Sequence[int]) -> list[Answer]:
+        """Answer some rows of a batch, all of which have an allow list or none has."""
+        queries = [batch.queries[row] for row in rows]
+        size = max(self._rules.pool(query.rules, query.k) if query.rules else query.k for query in queries)
+        ids, scores = self._best(batch, rows, size)
         answers = []
-        for row, query in enumerate(queries):
-            if users.fallback[row]:
-                best = self._popularity.top(query.k, excluded[row])
-            else:
-                best = ids[row, : query.k], scores[row, : query.k]
-            ignored = int(users.ignored[row]) + self._users.known(query.exclude)[1]
-            answers.append(Answer(*best, bool(users.fallback[row]), ignored))
+        for place, (row, query) in enumerate(zip(rows, queries, strict=True)):
+            best = ids[place, : query.k], scores[place, : query.k]
+            ignored = int(batch.users.ignored[row]) + self._users.known(query.exclude)[1]
+            if query.rules:
+                first = ids[place], scores[place]
+                best = self._rules.choose(query.rules, query.k, first, self._fetch(batch, row))
+                ignored += self._rules.unknown(query.rules)
+            if len(query.allow):
+                ignored += self._users.known(query.allow)[1]
+            answers.append(Answer(*best, bool(batch.users.fallback[row]), ignored, self._version))
         return answers
 
-    def _encode(self, queries: Sequence[Query], known: Known) -> Encoded:
+    def _fetch(self, batch: _Batch, row: int) -> Fetch:
+        """Return what fetches the best items of one row."""
+
+        def fetch(size: int) -> tuple[Ids, Floats]:
+            ids, scores = self._best(batch, [row], size)
+            return ids[0], scores[0]
+
+        return fetch
+
+    def _best(self, batch: _Batch, rows: Sequence[int], k: int) -> tuple[Ids, Floats]:
+        """Return the k best items before any rule, ids and scores, of some rows of a batch."""
+        queries = [batch.queries[row] for row in rows]
+        excluded = [batch.excluded[row] for row in rows]
+        allow = [query.allow for query in queries] if len(queries[0].allow) else None
+        fallback = batch.users.fallback[rows]
+        width = k if self._reranker is None else max(k, self._reranker.candidates)
+        ids, scores = self._find(batch.users.vectors[rows], width, excluded, allow)
+        if self._reranker is not None:
+            # Neither a text nor the lack of everything is something that the ranker could judge by.
+            judged = np.flatnonzero(~fallback & np.array([not query.text for query in queries]))
+            ids, scores = self._rerank(self._reranker, batch.known.take(np.asarray(rows)[judged]), ids, scores, judged)
+        for place in np.flatnonzero(fallback):
+            allowed = None if allow is None else allow[place]
+            ids[place, :k], scores[place, :k] = self._popularity.top(k, excluded[place], allowed)
+        return ids[:, :k], scores[:, :k]
+
+    def _find(
+        self, vectors: Floats, k: int, excluded: Sequence[Ids], allow: Sequence[Ids] | None
+    ) -> tuple[Ids, Floats]:
+        """Search for (b, D) vectors, each with its own exclusions and allowed items, if any; (b, k) ids and scores."""
+        if allow is None:
+            found = self.search(vectors, k, excluded)
+            return found.ids, found.scores
+        step = max(1, _MASK_BYTES // self._index.rows)
         parts = []
-        for at in range(0, len(queries), MAX_BATCH):
-            here = slice(at, at + MAX_BATCH)
-            feed = {"user": known.rows[here], "history": known.padded(here, self._max_history)}
-            parts.append(self._engine.run(feed)["user_vector"])
-        vectors = np.concatenate(parts) if parts else np.empty((0, self.dim), dtype=np.float32)
+        for at in range(0, len(vectors), step):
+            here = slice(at, at + step)
+            mask = self._index.mask(allow[here])
+            parts.append(self._index.search(vectors[here], k, exclude=excluded[here], allow=mask))
+        return np.concatenate([part.ids for part in parts]), np.concatenate([part.scores for part in parts])
+
+    def _encode(self, queries: Sequence[Query], known: Known) -> Encoded:
+        vectors = np.empty((len(queries), self.dim), dtype=np.float32)
+        for users, feed in known.padded(self._max_history, MAX_BATCH):
+            vectors[users] = self._engine.run(feed)["user_vector"]
         fallback = known.nothing
         texts = [row for row, query in enumerate(queries) if query.text]
         if texts:
@@ -238,17 +320,14 @@ class Pipeline:
             fallback[texts] = False
         return Encoded(vectors, known.seen, fallback, known.ignored)
 
-    def _rerank(
-        self, reranker: Reranker, users: Known, found: TopK, judged: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], Floats]:
-        """Reorder the first candidates of the `judged` rows; what lies beyond them keeps its order, below them."""
-        ids, scores = found.ids.copy(), found.scores.copy()
-        rows = np.flatnonzero(judged)
+    def _rerank(self, reranker: Reranker, users: Known, ids: Ids, scores: Floats, rows: Ids) -> tuple[Ids, Floats]:
+        """Reorder the first candidates of some `rows`, those of `users`; what lies beyond keeps its order, below."""
         n = min(reranker.candidates, ids.shape[1])
         if not len(rows) or n == 0 or reranker.weight == 0.0:
             return ids, scores
+        ids, scores = ids.copy(), scores.copy()
         candidates = self._users.rows(ids[rows, :n])
-        opinions = reranker.stage.order(reranker.stage.run(users.take(rows), candidates))
+        opinions = reranker.stage.order(reranker.stage.run(users, candidates))
         blended = blend(scores[rows, :n], opinions, reranker.weight)
         order = np.argsort(-blended, axis=1, kind="stable")
         # The tail goes on from the last of the reordered, by the retriever's own differences.
@@ -259,3 +338,11 @@ class Pipeline:
         scores[rows, :n] = np.take_along_axis(blended, order, axis=1)
         scores[rows, n:] = np.where(ids[rows, n:] == NO_ID, -np.inf, tail)
         return ids, scores
+
+
+def _searched_together(queries: Sequence[Query]) -> list[list[int]]:
+    """Return the rows to search at once: those that ask for nothing special, with allow lists, with rules alone."""
+    together: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for row, query in enumerate(queries):
+        together[1 if len(query.allow) else 2 if query.rules else 0].append(row)
+    return [rows for rows in together if rows]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fuserec.contract import RANKER
+from fuserec.contract import MAX_CANDIDATES, RANKER
 from fuserec.manifest import Manifest
 from fuserec.serve.engines import Engine, open_engine
 from fuserec.serve.users import Ids, Known, Users
@@ -19,6 +19,8 @@ from fuserec.serve.users import Ids, Known, Users
 MAX_PAIRS = 8_000
 MAX_USERS = 8
 THREADS = 2
+# Candidates come in multiples of so many: what 512 bits hold in float32.
+WHOLE = 16
 CLICK, RATING = 0, 1
 
 
@@ -82,12 +84,15 @@ class RankStage:
     def run(self, users: Known, candidates: Ids) -> NDArray[np.float32]:
         """Score (B, C) item rows, 0 being none, for B users: (B, C, 2) float32."""
         step = max(1, min(MAX_USERS, MAX_PAIRS // max(1, candidates.shape[1])))
-        outputs = []
-        for at in range(0, len(candidates), step):
-            here = slice(at, at + step)
-            feed = {"user": users.rows[here], "history": users.padded(here, self._max_history)}
-            outputs.append(self._engine.run(feed | {"candidates": candidates[here]})["scores"])
-        return np.concatenate(outputs)
+        # What is left over beyond whole vectors of the processor is computed by other code and differs in the last
+        # bit, so nothing may be left over. The profile of a GPU engine ends at MAX_CANDIDATES, which is no multiple.
+        n = candidates.shape[1]
+        width = min(n + -n % WHOLE, max(n, MAX_CANDIDATES))
+        candidates = np.pad(candidates, ((0, 0), (0, width - n)))
+        scores = np.empty((*candidates.shape, 2), dtype=np.float32)
+        for here, feed in users.padded(self._max_history, step):
+            scores[here] = self._engine.run(feed | {"candidates": candidates[here]})["scores"]
+        return scores[:, :n]
 
     def order(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return of (..., 2) scores the one that orders."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fuserec.contract import MAX_BATCH, TEXT_ENCODER
 from fuserec.manifest import Manifest
 from fuserec.serve.engines import Engine, open_engine
+from fuserec.serve.padding import batches
 from fuserec.tokens import Tokenizer
 
 # A transformer is hundreds of times the work of a user tower: here a second thread is worth waking.
@@ -34,9 +35,17 @@ class TextStage:
         return cls(tokenizer, open_engine(bundle, manifest, TEXT_ENCODER, threads=THREADS))
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return (N, D) float32 unit vectors of N texts."""
+        """Return (N, D) float32 unit vectors of N texts, N at least 1."""
+        tokens = self._tokenizer(texts)
+        filled = tokens != self._tokenizer.pad_id
+        lengths = tokens.shape[1] - np.argmax(filled[:, ::-1], axis=1)
+        longest = self._tokenizer.max_tokens
+        tokens = np.pad(tokens, ((0, 0), (0, longest - tokens.shape[1])), constant_values=self._tokenizer.pad_id)
         parts = [
-            self._engine.run({"tokens": self._tokenizer(texts[at : at + MAX_BATCH])})["text_vector"]
-            for at in range(0, len(texts), MAX_BATCH)
+            (here, self._engine.run({"tokens": tokens[here, :width]})["text_vector"])
+            for width, here in batches(lengths.tolist(), longest, MAX_BATCH)
         ]
-        return np.concatenate(parts)
+        vectors = np.empty((len(texts), parts[0][1].shape[1]), dtype=np.float32)
+        for here, part in parts:
+            vectors[here] = part
+        return vectors

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fuserec import contract
 from fuserec.manifest import Manifest, served_bundle
+from fuserec.rules import MAX_JSON, Rules
 from fuserec.serve.explain import Explanation, explain
 from fuserec.serve.pipeline import Answer, Pipeline, Query
 from fuserec.serve.ranking import Ranked, RankQuery, RankStage
@@ -68,7 +69,7 @@ class _Model(abc.ABC):
 
 
 class RecommendModel(_Model):
-    """`recommend`: user_id, history, exclude, k, history_only, text -> item_ids, scores, fallback, ignored."""
+    """`recommend`: who asks, for what, without what -> item_ids, scores, fallback, ignored, version."""
 
     def read(self, request: Any) -> list[Query]:
         """Read one request as a query a row."""
@@ -77,13 +78,15 @@ class RecommendModel(_Model):
         histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
         excludes = _id_lists(request, contract.EXCLUDE, len(users), contract.MAX_EXCLUDE)
         only = _switches(request, contract.HISTORY_ONLY, len(users))
-        texts = _texts(request, len(users))
+        texts = _strings(request, contract.TEXT, len(users), contract.MAX_TEXT)
+        allows = _id_lists(request, contract.ALLOW, len(users), contract.MAX_ALLOW)
+        rules = [Rules.from_json(text) for text in _strings(request, contract.RULES, len(users), MAX_JSON)]
         if any(texts) and not self.pipeline.reads_text:
             raise ValueError(f"{contract.TEXT} came, and this model reads none; expected a user id or a history")
         return [
-            Query(int(user), history, exclude, int(k), only_given, text)
-            for user, history, exclude, k, only_given, text in zip(
-                users, histories, excludes, ks, only, texts, strict=True
+            Query(int(user), history, exclude, int(k), only_given, text, allow, rule)
+            for user, history, exclude, k, only_given, text, allow, rule in zip(
+                users, histories, excludes, ks, only, texts, allows, rules, strict=True
             )
         ]
 
@@ -250,6 +253,7 @@ def _stack(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
         contract.SCORES: scores,
         contract.FALLBACK: np.array([[answer.fallback] for answer in answers]),
         contract.IGNORED: np.array([[answer.ignored] for answer in answers], dtype=np.int32),
+        contract.VERSION: np.array([[answer.version] for answer in answers], dtype=np.int64),
     }
 
 
@@ -292,20 +296,20 @@ def _switches(request: Any, name: str, rows: int) -> list[bool]:
     return [bool(value) for value in array]
 
 
-def _texts(request: Any, rows: int) -> list[str]:
+def _strings(request: Any, name: str, rows: int, limit: int) -> list[str]:
     """Return an optional text a row; empty where it did not come."""
-    tensor = pb_utils.get_input_tensor_by_name(request, contract.TEXT)
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
         return [""] * rows
     array: NDArray[np.object_] = tensor.as_numpy()[:, 0]
-    _same_rows(contract.TEXT, len(array), rows)
+    _same_rows(name, len(array), rows)
     try:
         texts = [bytes(value).decode("utf-8") for value in array]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{contract.TEXT} is not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise ValueError(f"{name} is not UTF-8 ({error.reason} at byte {error.start})") from None
     longest = max(map(len, texts))
-    if longest > contract.MAX_TEXT:
-        raise ValueError(f"{contract.TEXT} came with {longest} characters, expected at most {contract.MAX_TEXT}")
+    if longest > limit:
+        raise ValueError(f"{name} came with {longest} characters, expected at most {limit}")
     return texts
 
 

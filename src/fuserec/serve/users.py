@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fuserec.contract import NO_ID
 from fuserec.manifest import Manifest
+from fuserec.serve.padding import batches
 from fuserec.serve.stores import IdMap, UserStore, read_items
 
 Ids = NDArray[np.int64]
@@ -63,15 +64,22 @@ class Known:
         items, histories, seen = ([values[row] for row in rows] for values in (self.items, self.histories, self.seen))
         return Known(self.rows[rows], items, histories, seen, self.ignored[rows])
 
-    def padded(self, here: slice, width: int) -> Ids:
-        """Return the last items of the histories of some users, at most `width`, newest last: (b, L) int64, L >= 1."""
-        histories = [history[-width:] for history in self.histories[here]]
-        length = max(1, *(len(history) for history in histories))
-        table = np.zeros((len(histories), length), dtype=np.int64)
-        for row, history in zip(table, histories, strict=True):
-            if len(history):
-                row[-len(history) :] = history
-        return table
+    def padded(self, longest: int, limit: int) -> Iterator[tuple[Ids, dict[str, Ids]]]:
+        """Yield all users in batches that a network takes.
+
+        Args:
+            longest: Items of a history that the network reads; older ones are cut off.
+            limit: Users in a batch.
+
+        Yields:
+            Which users, (b,) int64, and the inputs `user` (b,) and `history` (b, L) int64, newest last.
+        """
+        for width, users in batches([len(history) for history in self.histories], longest, limit):
+            table = np.zeros((len(users), width), dtype=np.int64)
+            for line, user in zip(table, users, strict=True):
+                history = self.histories[user][-width:]
+                line[width - len(history) :] = history
+            yield users, {"user": self.rows[users], "history": table}
 
 
 class Users:

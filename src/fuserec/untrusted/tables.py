@@ -18,6 +18,7 @@ def read_table(
     error: type[ValueError],
     *,
     columns: Mapping[str, pl.DataType] | None = None,
+    optional: Mapping[str, pl.DataType] | None = None,
     others: bool = False,
     n_rows: int | None = None,
 ) -> pl.DataFrame:
@@ -27,6 +28,7 @@ def read_table(
         path: an ordinary file.
         error: what is raised.
         columns: those to read, and their types; all there are, of whatever type, where None.
+        optional: those to read beside `columns` where the file has them, and their types.
         others: whether the file may have further ones, which are not read.
         n_rows: rows that the table must have.
 
@@ -44,6 +46,7 @@ def read_table(
         schema = table.collect_schema()
     if columns is None:
         columns = schema
+    columns = dict(columns) | {name: dtype for name, dtype in (optional or {}).items() if name in schema}
     _check_schema(path, schema, columns, others, error)
     with reading(path, error):
         return table.select(*columns).collect()

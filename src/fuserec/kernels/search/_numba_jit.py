@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar, cast
 
 import numba
+
+from fuserec.files import locked
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
@@ -36,3 +39,19 @@ def jit(*, parallel: bool = False, fastmath: frozenset[str] = frozenset()) -> Ca
         return cast("_F", compiled)
 
     return decorate
+
+
+@contextlib.contextmanager
+def compiled_once(function: object) -> Iterator[None]:
+    """Hold a lock for as long as a function is not in the cache, and none where it is.
+
+    Of several processes that are started at once on a new machine, one then compiles it and the others load what it
+    made, in place of all of them compiling the same. What is not known of another numba's cache costs only that.
+    """
+    file = getattr(getattr(function, "_cache", None), "_cache_file", None)
+    folder = getattr(file, "_cache_path", None)
+    if folder is None or file._load_index():
+        yield
+        return
+    with locked(Path(folder) / "compiling.lock"):
+        yield

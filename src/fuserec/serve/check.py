@@ -1,0 +1,68 @@
+"""Look a repository over without starting a server: would it be served, and by what?"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuserec.contract import RECOMMEND
+from fuserec.manifest import Manifest
+from fuserec.serve.binary import find_binary
+from fuserec.serve.engines import choose_target, device_target
+from fuserec.serve.pipeline import Pipeline, Query
+from fuserec.serve.ranking import RankQuery, RankStage
+from fuserec.serve.stores import read_items
+from fuserec.serve.users import NO_IDS, Users
+from fuserec.traffic import Traffic
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was looked at and what was found; everything that is wrong is raised instead."""
+
+    what: str
+    found: str
+
+
+def check_repository(repository: Path, *, binary: Path | None = None) -> list[Checked]:
+    """Do what a start does, up to the first answer, in this process.
+
+    Raises:
+        BundleError: The served version, or the one that is tried beside it, is missing or damaged, or nothing installed
+            here runs it.
+        LaunchError: There is no server to run it.
+    """
+    server = find_binary(binary)
+    traffic = Traffic.read(repository)
+    bundle = traffic.bundle(repository)
+    checked = _check_bundle(bundle, "served")
+    if traffic.experiment is not None:
+        tried = bundle.with_name(str(traffic.experiment.version))
+        checked += _check_bundle(tried, f"{traffic.experiment.kind}, {traffic.experiment.share:.0%}")
+    checked.append(Checked("server", f"{server.path.name} {'of the installed wheel' if server.wheel else server.path}"))
+    return checked
+
+
+def _check_bundle(bundle: Path, role: str) -> list[Checked]:
+    manifest = Manifest.read(bundle)
+    manifest.verify(bundle.parents[1])
+    size_mib = sum(record.bytes for record in manifest.files.values()) / 2**20
+    checked = [
+        Checked(f"version {manifest.version} ({role})", f"{manifest.architecture}, {manifest.n_items:,} items"),
+        Checked("files", f"{len(manifest.files)} as they were published, {size_mib:.1f} MiB"),
+    ]
+    device = device_target()
+    for part, record in manifest.parts.items():
+        target = choose_target(record.engines, device)
+        checked.append(Checked(part, f"{target} in {record.engines[target].precision}"))
+    began = time.perf_counter()
+    item = read_items(bundle, manifest)["item_id"].to_numpy()[:1]
+    if manifest.models[0] == RECOMMEND:
+        Pipeline.open(bundle).recommend([Query(-1, item, NO_IDS, 1)])
+    else:
+        stage = RankStage.open(bundle, manifest)
+        assert stage is not None, "a front door that ranks has a ranker"
+        stage.rank([RankQuery(-1, item, item)], Users.load(bundle, manifest))
+    checked.append(Checked("answer", f"one came, {time.perf_counter() - began:.1f} s after opening began"))
+    return checked

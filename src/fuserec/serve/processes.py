@@ -1,0 +1,33 @@
+"""The processes of a server's models, as Linux shows them: the server itself does not say when one of them has died."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+
+def model_processes(server_pid: int) -> Counter[str]:
+    """Return how many processes each model of a running server has; those that ended are not counted."""
+    return Counter(model for child in _children(server_pid) if (model := _model_of(child)) is not None)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, task.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            continue
+    return found
+
+
+def _model_of(pid: int) -> str | None:
+    """Return the model whose code a process runs: it was started as `STUB REPOSITORY/MODEL/VERSION/model.py ...`."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # A process that has ended and was not waited for has no command line.
+    if len(arguments) < 2 or not arguments[1].endswith(b"/model.py"):
+        return None
+    return Path(arguments[1].decode(errors="replace")).parents[1].name

@@ -1,0 +1,164 @@
+"""A supervised server under load: processes are killed, versions come and go, and the callers get their answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from fuserec.client import ClientError, Recommender
+from fuserec.export import rollout
+from fuserec.serve.launcher import Address, Server
+from fuserec.serve.processes import _children, _model_of, model_processes
+from fuserec.serve.supervisor import Supervisor, Watch
+
+pytestmark = pytest.mark.serving
+LONG_S = 90.0
+
+
+@dataclass
+class Callers:
+    """Threads that ask one question again and again until told to stop."""
+
+    server: Server
+    versions: list[str] = field(default_factory=list)
+    errors: list[ClientError] = field(default_factory=list)
+    wrong: list[list[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        with self._client() as client:
+            self._right = client.recommend(user_id=5, k=5).item_ids.tolist()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(2)]
+        for thread in self._threads:
+            thread.start()
+
+    def _client(self) -> Recommender:
+        return Recommender(f"127.0.0.1:{self.server.address.grpc_port}", timeout_ms=10_000)
+
+    def _ask(self) -> None:
+        with self._client() as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.recommend(user_id=5, k=5)
+                except ClientError as error:
+                    self.errors.append(error)
+                    continue
+                self.versions.append(answer.model_version)
+                if answer.item_ids.tolist() != self._right:
+                    self.wrong.append(answer.item_ids.tolist())
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@dataclass
+class Supervised:
+    server: Server
+    events: list[str]
+
+    def wait_for(self, words: str) -> None:
+        deadline = time.monotonic() + LONG_S
+        while not any(words in event for event in self.events):
+            assert time.monotonic() < deadline, f"{words!r} was not said within {LONG_S:.0f} s: {self.events}"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def supervised(repository: Path, tmp_path: Path) -> Iterator[Supervised]:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    stop, events = threading.Event(), []
+    with Server(copy, address=Address.free()) as server:
+        supervisor = Supervisor(server, Watch(tick_s=0.1, canary_s=1.0), events.append)
+        thread = threading.Thread(target=supervisor.run, args=(stop,))
+        thread.start()
+        try:
+            yield Supervised(server, events)
+        finally:
+            stop.set()
+            thread.join()
+
+
+def pids_of(server: Server, model: str) -> list[int]:
+    return [pid for pid in _children(server.pid) if _model_of(pid) == model]
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {LONG_S:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def test_swap_under_load_loses_nothing(supervised: Supervised, repository: Path) -> None:
+    server = supervised.server
+    callers = Callers(server)
+    try:
+        assert rollout.publish(repository, server.repository) == 2
+        supervised.wait_for("version 2 is served")
+        wait_until(lambda: callers.versions[-1:] == ["2"], "an answer from version 2")
+        assert rollout.roll_back(server.repository) == 1
+        supervised.wait_for("version 1 is served")
+        wait_until(lambda: callers.versions[-1:] == ["1"], "an answer from version 1")
+    finally:
+        callers.stop()
+    assert not callers.errors, f"calls were lost: {callers.errors[:3]}"
+    assert not callers.wrong, f"answers were wrong: {callers.wrong[:3]}"
+
+
+def test_damaged_version_is_not_served(supervised: Supervised, repository: Path) -> None:
+    server = supervised.server
+    for model in server.manifest.models:
+        shutil.copytree(repository / model / "1", server.repository / model / "2")
+    engine = server.repository / "recommend" / "2" / "engines" / "user_tower.cpu.onnx"
+    engine.write_bytes(engine.read_bytes()[:-1] + b"!")
+    supervised.wait_for("version 1 goes on")
+    with Recommender(f"127.0.0.1:{server.address.grpc_port}", timeout_ms=10_000) as client:
+        assert client.recommend(user_id=5).model_version == "1"
+    time.sleep(1.0)
+    assert sum("goes on" in event for event in supervised.events) == 1, "it was said more than once"
+
+
+@pytest.mark.parametrize("all_of_them", [False, True], ids=["one process", "every process"])
+def test_killed_model_process_comes_back(supervised: Supervised, all_of_them: bool) -> None:
+    server = supervised.server
+    callers = Callers(server)
+    try:
+        pids = pids_of(server, "recommend")
+        assert len(pids) == server.settings.instances
+        for pid in pids if all_of_them else pids[:1]:
+            os.kill(pid, signal.SIGKILL)
+        supervised.wait_for("'recommend' is whole again")
+        wait_until(lambda: model_processes(server.pid)["recommend"] >= 2, "both processes")
+        answered = len(callers.versions)
+        wait_until(lambda: len(callers.versions) > answered + 20, "answers after the reload")
+    finally:
+        callers.stop()
+    assert not callers.wrong, f"answers were wrong: {callers.wrong[:3]}"
+
+
+def test_killed_server_comes_back(supervised: Supervised) -> None:
+    server = supervised.server
+    before = server.pid
+    os.kill(before, signal.SIGKILL)
+    supervised.wait_for("the server answers again")
+    assert server.pid != before
+    assert model_processes(server.pid)["recommend"] == server.settings.instances
+    with Recommender(f"127.0.0.1:{server.address.grpc_port}", timeout_ms=10_000) as client:
+        assert len(client.recommend(user_id=5, k=5)) == 5
+
+
+def test_frozen_server_is_started_anew(supervised: Supervised) -> None:
+    before = supervised.server.pid
+    os.kill(before, signal.SIGSTOP)
+    supervised.wait_for("the server answers again")
+    assert supervised.server.pid != before
