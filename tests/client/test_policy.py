@@ -191,8 +191,8 @@ def test_threads_may_share_a_balancer_and_a_budget() -> None:
     ("status", "said", "expected", "healthy"),
     [
         ("DEADLINE_EXCEEDED", "", DeadlineExceeded, False),
-        ("UNAVAILABLE", "Request timeout expired", DeadlineExceeded, False),
-        ("503", "Request timeout expired", DeadlineExceeded, False),
+        ("UNAVAILABLE", "Request timeout expired", ServerOverloaded, None),
+        ("503", "Request timeout expired", ServerOverloaded, None),
         ("504", "upstream", DeadlineExceeded, False),
         ("UNAVAILABLE", "failed to connect", ServerUnavailable, False),
         ("502", "bad gateway", ServerUnavailable, False),
@@ -205,8 +205,8 @@ def test_threads_may_share_a_balancer_and_a_budget() -> None:
         ("403", "no token", Unauthorized, True),
         ("INVALID_ARGUMENT", "k came as 0", InvalidRequest, True),
         ("400", "k came as 0", InvalidRequest, True),
-        ("INTERNAL", "Stub process is not healthy", ServerFault, False),
-        ("500", "Stub process is not healthy", ServerFault, False),
+        ("INTERNAL", "Stub process 'recommend_0_1' is not healthy.", ServerUnavailable, False),
+        ("500", "Stub process 'recommend_0_1' is not healthy.", ServerUnavailable, False),
         ("", "", ServerFault, False),
     ],
 )

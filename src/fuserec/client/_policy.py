@@ -272,13 +272,17 @@ def of_status(status: str, said: str, *, endpoint: str, model: str, total_s: flo
         model: The model that was asked.
         total_s: What the whole call might take.
     """
-    if status in ("DEADLINE_EXCEEDED", "499", "504") or "timeout expired" in said:
+    if status in ("DEADLINE_EXCEEDED", "499", "504"):
         return DeadlineExceeded(
             f"{endpoint} did not answer within {total_s * 1e3:.0f} ms; allow more with timeout_ms, or see its load"
         )
-    if status == "429" or (status in ("UNAVAILABLE", "503") and "queue size" in said):
+    # The server's words for a full queue, and for a request that waited in it for longer than it may.
+    shed = "queue size" in said or "timeout expired" in said
+    if status == "429" or (status in ("UNAVAILABLE", "503") and shed):
         return ServerOverloaded(f"{endpoint} has more to do than it accepts: {said}; call less often, or add servers")
-    if status in ("UNAVAILABLE", "502", "503"):
+    # A process of the model has died; the others are well, and the supervisor is about to bring it back.
+    died = "Stub process" in said and "not healthy" in said
+    if status in ("UNAVAILABLE", "502", "503") or died:
         return ServerUnavailable(f"{endpoint} is not available: {said}; is `fuserec serve` running there?")
     if status in ("NOT_FOUND", "404"):
         return ModelNotFound(f"{endpoint} has no model {model!r}: {said}; is it a fuserec repository?")

@@ -7,7 +7,9 @@ INVALID_ARGUMENT by itself; the others of its batch are answered as if it had no
 from __future__ import annotations
 
 import abc
+import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +37,7 @@ class _Model(abc.ABC):
     def initialize(self, args: dict[str, str]) -> None:
         """Open and warm the pipeline; an exception here makes the model, and so the server, fail to start."""
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+        _share_cores(args["model_config"])
         # The front door's version folder is the bundle; the single stages read the one of the same version.
         self.open(served_bundle(Path(args["model_repository"]).parent, int(args["model_version"])))
 
@@ -211,6 +214,15 @@ class ExplainModel(_Model):
     def run(self, batches: Sequence[list[tuple[Query, int]]]) -> list[dict[str, NDArray[Any]]]:
         """Explain row by row: each is a batch of its own to the user tower."""
         return [_stack_explained([explain(self.pipeline, query, item) for query, item in batch]) for batch in batches]
+
+
+def _share_cores(model_config: str) -> None:
+    """Let a search use as many cores as there are for each process of its model."""
+    import numba
+
+    processes = sum(group["count"] for group in json.loads(model_config)["instance_group"])
+    most = numba.get_num_threads()  # as many as its own settings allow
+    numba.set_num_threads(max(1, min(most, len(os.sched_getaffinity(0))) // processes))
 
 
 def _stack_ranked(answers: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
