@@ -101,7 +101,7 @@ def test_what_a_model_counts() -> None:
             time.sleep(0.03)
     told.refused(2)
     told.answered(3, fallback=1, unknown_ids=7)
-    execution = told.executed(3)
+    execution = told.executed()
     assert execution.seconds.keys() == {"search", "total"}
     assert 0.003 <= execution.seconds["search"] <= execution.seconds["total"] < 0.03, "others' time is in the total"
     Handover(tally, paper).hand_over()
@@ -163,7 +163,7 @@ def test_a_batch_costs_little() -> None:
                     pass
             told.searched(proven)
         told.answered(8, 1, 0)
-        told.executed(8)
+        told.executed()
 
     best = min(_seconds_of(batch) for _ in range(2_000))
     assert best < 100e-6, f"a batch cost {1e6 * best:.0f} us"

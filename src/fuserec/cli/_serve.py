@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fuserec.cli._app import JsonFlag, app
+
+logger = logging.getLogger(__name__)
 
 
 @app.command()
@@ -33,16 +37,29 @@ def serve(
     start_timeout: Annotated[
         float, typer.Option(help="Seconds until the first answer; the first start on a machine compiles.", min=1)
     ] = 300.0,
+    log_format: Annotated[
+        str, typer.Option(help="text or json, of the models' and this command's lines; the server's own stay.")
+    ] = "text",
+    slow_ms: Annotated[float, typer.Option(help="Log executions that take longer, with their traces.")] = 500.0,
+    otlp: Annotated[
+        str | None, typer.Option(help="OpenTelemetry collector, such as http://host:4318/v1/traces.")
+    ] = None,
+    trace_rate: Annotated[int, typer.Option(help="Trace one request of so many.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Serve a repository with NVIDIA Triton until Ctrl-C or SIGTERM, bringing back what dies meanwhile."""
     from fuserec import display
     from fuserec.serve.launcher import Address, Server
+    from fuserec.serve.logs import JSON, log_to
+    from fuserec.serve.observing import Observing
     from fuserec.serve.settings import ServingConfig
     from fuserec.serve.state import noted, state_folder
     from fuserec.serve.supervisor import Supervisor
 
     config = ServingConfig.parse(settings or [])
+    observing = Observing(log_format=log_format, slow_ms=slow_ms, otlp=otlp, trace_rate=trace_rate)
+    if log_format == JSON:
+        log_to(sys.stderr, JSON)
     if check:
         from fuserec.serve.check import check_repository
 
@@ -58,6 +75,7 @@ def serve(
         repository,
         address=address,
         settings=config,
+        observing=observing,
         binary=tritonserver,
         log=log,
         start_timeout_s=start_timeout,
@@ -68,7 +86,7 @@ def serve(
             server.start()
         with noted(address, server.repository):
             display.serving(server.manifest, server)
-            Supervisor(server, on_event=lambda line: typer.echo(line)).run()
+            Supervisor(server, on_event=logger.warning if log_format == JSON else typer.echo).run()
     except KeyboardInterrupt:
         typer.echo("stopping")
     finally:

@@ -8,6 +8,7 @@ time. The processes of a model share its series, where their additions meet.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from typing import Any, Final, Protocol
@@ -92,23 +93,28 @@ class Handover:
         self._thread.start()
 
     def stop(self) -> None:
-        """Hand over what is left, and end."""
+        """Hand over what is left, say that what is told by gauges is no longer so, and end."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-            self.hand_over()
+        if not self._thread.is_alive():
+            return
+        self._thread.join()
+        self.hand_over()
+        for sample in self._tally.samples():
+            if sample.kind == "gauge":
+                self._ledger.set(sample._replace(value=math.nan))
 
     def hand_over(self, pause_s: float = 0.0) -> None:
         """Hand over what was added since the last time, with a pause after each message."""
         for sample in self._tally.samples():
             series = sample.name, sample.labels
             given = self._given.get(series)
-            if sample.value == given:
-                continue
             if sample.kind == "gauge":
+                # Each time: a process that ends says that it is no longer so, and another may have begun before.
                 self._ledger.set(sample)
-            else:
+            elif sample.value != given:
                 self._ledger.add(sample, sample.value - (given or 0.0))
+            else:
+                continue
             self._given[series] = sample.value
             if pause_s:
                 time.sleep(pause_s)

@@ -24,6 +24,7 @@ from fuserec.manifest import Manifest
 from fuserec.serve.admin import Admin, Key
 from fuserec.serve.binary import ServerBinary, find_binary
 from fuserec.serve.engines import device_target
+from fuserec.serve.observing import Observing
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
 from fuserec.traffic import Traffic
@@ -97,6 +98,7 @@ class Server:
         repository: Folder written by `fuserec export`.
         address: Where to listen; loopback unless told otherwise.
         settings: How the models run.
+        observing: What it logs and traces.
         binary: The `tritonserver` executable; the one in the installed wheel by default.
         log: File that receives what the server prints; a temporary one by default.
         start_timeout_s: Seconds until the first answer.
@@ -108,6 +110,7 @@ class Server:
         *,
         address: Address | None = None,
         settings: ServingConfig | None = None,
+        observing: Observing | None = None,
         binary: Path | None = None,
         log: Path | None = None,
         start_timeout_s: float = 300.0,
@@ -115,6 +118,7 @@ class Server:
         self.repository = repository.absolute()
         self.address = address or Address()
         self.settings = settings or ServingConfig()
+        self.observing = observing or Observing()
         self._given_binary = binary
         self._given_log = log
         self._start_timeout_s = start_timeout_s
@@ -306,6 +310,7 @@ class Server:
             "--model-control-mode=explicit",
             "--disable-auto-complete-config",
             *self._key.options,
+            *self.observing.options,
             "--exit-timeout-secs=10",
         ]
         for name, port in self.address.ports.items():
@@ -327,7 +332,7 @@ class Server:
                 # A shell that becomes the server, so that its own process id can be part of an option.
                 ["/bin/sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={_shm_prefix("$$")}']
                 + ["sh", str(binary.path), *options],
-                env=binary.environment(),
+                env=binary.environment() | self.observing.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -22,6 +22,7 @@ from fuserec.serve.ranking import RankStage
 from fuserec.serve.remembered import UserVectors
 from fuserec.serve.rules import Fetch, RuleStage
 from fuserec.serve.stores import Categories, read_items
+from fuserec.serve.telemetry import ENCODE, RANK, RULES, SEARCH, Nobody, Watcher
 from fuserec.serve.texts import TextStage
 from fuserec.serve.users import NO_IDS, Ids, Known, Users
 
@@ -131,6 +132,9 @@ class Pipeline:
         reranker: None where the bundle has no ranker.
         categories: Those of the items, which rules speak of; None where there are none.
         version: The bundle's.
+
+    Attributes:
+        watcher: Is told how long each stage takes; set by who has one. Such a pipeline is for one thread.
     """
 
     def __init__(
@@ -154,6 +158,7 @@ class Pipeline:
         self._reranker = reranker
         self._rules = RuleStage(categories or Categories.none(), index)
         self._version = version
+        self.watcher: Watcher = Nobody()
         # Found out once: where the stored histories are in the index.
         self._seen = index.excluded_rows(users.stored.items, users.stored.offsets)
         self._vectors = UserVectors(len(users.stored), index.dim)
@@ -212,7 +217,7 @@ class Pipeline:
 
     def search(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
         """Return the k best items for each of (B, D) vectors, without those in B `exclude` arrays."""
-        return self._index.search(vectors, k, exclude=exclude)
+        return self._search(vectors, k, exclude)
 
     def history(self, query: Query) -> Ids:
         """Return the items that the user tower reads of a query: (L,) item ids, oldest first."""
@@ -240,8 +245,9 @@ class Pipeline:
         """
         if not queries:
             return []
-        known = self._users.look_up(queries)
-        batch = _Batch(queries, known, self._encode(queries, known))
+        with self.watcher.timed(ENCODE):
+            known = self._users.look_up(queries)
+            batch = _Batch(queries, known, self._encode(queries, known))
         answers: dict[int, Answer] = {}
         for rows in _searched_together(queries):
             answers |= zip(rows, self._answer(batch, rows), strict=True)
@@ -258,7 +264,8 @@ class Pipeline:
             ignored = int(batch.users.ignored[row]) + self._users.known(query.exclude)[1]
             if query.rules:
                 first = ids[place], scores[place]
-                best = self._rules.choose(query.rules, query.k, first, self._fetch(batch, row))
+                with self.watcher.timed(RULES):
+                    best = self._rules.choose(query.rules, query.k, first, self._fetch(batch, row))
                 ignored += self._rules.unknown(query.rules)
             if len(query.allow):
                 ignored += self._users.known(query.allow)[1]
@@ -280,11 +287,14 @@ class Pipeline:
         allow = [query.allow for query in queries] if len(queries[0].allow) else None
         fallback = batch.users.fallback[rows]
         width = k if self._reranker is None else max(k, self._reranker.candidates)
-        ids, scores = self._find(batch, rows, width, allow)
+        with self.watcher.timed(SEARCH):
+            ids, scores = self._find(batch, rows, width, allow)
         if self._reranker is not None:
             # Neither a text nor the lack of everything is something that the ranker could judge by.
             judged = np.flatnonzero(~fallback & np.array([not query.text for query in queries]))
-            ids, scores = self._rerank(self._reranker, batch.known.take(np.asarray(rows)[judged]), ids, scores, judged)
+            with self.watcher.timed(RANK):
+                users = batch.known.take(np.asarray(rows)[judged])
+                ids, scores = self._rerank(self._reranker, users, ids, scores, judged)
         for place in np.flatnonzero(fallback):
             # Of whom nothing is known, nothing is known to have been seen.
             allowed = None if allow is None else allow[place]
@@ -295,7 +305,7 @@ class Pipeline:
         """Search for b rows of a batch, with their allowed items, if any; (b, k) ids and scores."""
         vectors = batch.users.vectors[rows]
         if allow is None:
-            found = self._index.search(vectors, k, exclude=self._excluded(batch, rows))
+            found = self._search(vectors, k, self._excluded(batch, rows))
             return found.ids, found.scores
         step = max(1, _MASK_BYTES // self._index.rows)
         parts = []
@@ -303,8 +313,13 @@ class Pipeline:
             here = slice(at, at + step)
             excluded = self._excluded(batch, rows[here])
             mask = self._index.mask(allow[here])
-            parts.append(self._index.search(vectors[here], k, exclude=excluded, allow=mask))
+            parts.append(self._search(vectors[here], k, excluded, mask))
         return np.concatenate([part.ids for part in parts]), np.concatenate([part.scores for part in parts])
+
+    def _search(self, vectors: Floats, k: int, exclude: object, allow: NDArray[np.bool_] | None = None) -> TopK:
+        found = self._index.search(vectors, k, exclude=exclude, allow=allow)
+        self.watcher.searched(found.certified)
+        return found
 
     def _excluded(self, batch: _Batch, rows: Sequence[int]) -> ExcludedRows:
         """Return what may not come back for some rows of a batch: what was seen, and what the query excludes."""

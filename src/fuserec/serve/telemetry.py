@@ -131,7 +131,7 @@ class Nobody:
 
 @dataclass(frozen=True)
 class Execution:
-    """One execution: its rows, and the seconds of its stages with `total` among them."""
+    """One execution: the rows that it answered, and the seconds of its stages with `total` among them."""
 
     rows: int
     seconds: dict[str, float]
@@ -153,6 +153,7 @@ class Telemetry:
     ) -> None:
         name, number = model, str(version)
         self._watch = Stopwatch()
+        self._now = 0
         self._stages = {stage: tally.histogram(STAGE_SECONDS, stage, name, number) for stage in (*stages, TOTAL)}
         self._rows = tally.histogram(BATCH_ROWS, name, number)
         self._answered, self._fallback, self._refused = (
@@ -176,8 +177,9 @@ class Telemetry:
         """Return what takes time that is no part of the total: somebody else is at work for some of the rows."""
         return self._watch(_ELSEWHERE)
 
-    def executed(self, rows: int) -> Execution:
-        """Count an execution that is over: how many rows it answered, 0 where all were refused."""
+    def executed(self) -> Execution:
+        """Count an execution that is over, unless it answered nobody, and return what it was."""
+        rows, self._now = self._now, 0
         seconds = self._watch.take()
         seconds.pop(_ELSEWHERE, None)
         total = sum(seconds.values())
@@ -192,6 +194,7 @@ class Telemetry:
 
     def answered(self, rows: int, fallback: int = 0, unknown_ids: int = 0) -> None:
         """Count rows that were answered: how many by popularity, and the ids in them that nobody knows."""
+        self._now += rows
         self._answered.add(rows - fallback)
         self._fallback.add(fallback)
         self._unknown.add(unknown_ids)

@@ -10,10 +10,11 @@ import abc
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -22,10 +23,21 @@ from numpy.typing import NDArray
 from fuserec import contract
 from fuserec.manifest import Manifest, served_bundle
 from fuserec.rules import MAX_JSON, Rules
+from fuserec.serve.experiment import Experiments
 from fuserec.serve.explain import Explanation, explain
+from fuserec.serve.handover import Handover, ServerLedger
+from fuserec.serve.logs import log_to
+from fuserec.serve.observing import Observing
 from fuserec.serve.pipeline import Answer, Pipeline, Query
 from fuserec.serve.ranking import Ranked, RankQuery, RankStage
+from fuserec.serve.tally import Tally
+from fuserec.serve.telemetry import STAGES, TOTAL, Execution, Telemetry
 from fuserec.serve.users import NO_IDS, Users
+
+logger = logging.getLogger(__name__)
+
+# The trace id in a `traceparent` (W3C Trace Context), which the launcher has the server make a parameter of a request.
+_TRACE: Final = re.compile('"traceparent":"[0-9a-f]{2}-([0-9a-f]{32})-')
 
 # The tensors of a request by name.
 Inputs = dict[str, Any]
@@ -34,29 +46,64 @@ Inputs = dict[str, Any]
 class _Model(abc.ABC):
     """Opens the bundle and answers a list of requests; a model says how one request is read and a batch is run."""
 
+    stages: Sequence[str] = ()
+
     def initialize(self, args: dict[str, str]) -> None:
         """Open and warm the pipeline; an exception here makes the model, and so the server, fail to start."""
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+        model, version = args["model_name"], int(args["model_version"])
+        self.observing = Observing.of_environment()
+        log_to(sys.stderr, self.observing.log_format, model=model, version=version)
+        logging.getLogger("fuserec").setLevel(logging.INFO)
         _share_cores(args["model_config"])
         # The front door's version folder is the bundle; the single stages read the one of the same version.
-        self.open(served_bundle(Path(args["model_repository"]).parent, int(args["model_version"])))
+        bundle = served_bundle(Path(args["model_repository"]).parent, version)
+        self.open(bundle)
+        self.tally = Tally()
+        self.telemetry = Telemetry(self.tally, model, version, self.stages, Manifest.read(bundle).created)
+        self.watch(bundle)
+        self.handover = Handover(self.tally, ServerLedger(pb_utils))
+        self.handover.start()
+
+    def finalize(self) -> None:
+        """Hand over what was counted last; the server has let every request finish."""
+        self.handover.stop()
 
     def open(self, bundle: Path) -> None:
         """Open and warm what answers."""
         self.pipeline = Pipeline.open(bundle)
         self.pipeline.warm_up()
 
+    def watch(self, bundle: Path) -> None:
+        """Begin to count: what was done to warm up is nobody's request."""
+        self.pipeline.watcher = self.telemetry
+
     def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request, and count it."""
+        try:
+            with self.telemetry.executing():
+                responses = self.answer(requests)
+        except Exception:
+            execution = self.telemetry.executed()
+            logger.exception("an execution failed", extra=_fields(requests, execution))
+            raise
+        execution = self.telemetry.executed()
+        if execution.seconds[TOTAL] > 1e-3 * self.observing.slow_ms:
+            logger.warning("a slow execution", extra=_fields(requests, execution))
+        return responses
+
+    def answer(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request, all good ones in one pipeline call."""
         responses: list[Any] = [None] * len(requests)
         good: list[int] = []
         batches: list[Any] = []
         for position, request in enumerate(requests):
+            # At once: each look-up by name makes the whole list anew.
+            inputs = {tensor.name(): tensor for tensor in request.inputs()}
             try:
-                # At once: each look-up by name makes the whole list anew.
-                batches.append(self.read({tensor.name(): tensor for tensor in request.inputs()}))
+                batches.append(self.read(inputs))
                 good.append(position)
             except ValueError as error:
+                self.telemetry.refused(max(tensor.shape()[0] for tensor in inputs.values()))
                 responses[position] = pb_utils.InferenceResponse(
                     error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
                 )
@@ -77,6 +124,19 @@ class _Model(abc.ABC):
 
 class RecommendModel(_Model):
     """`recommend`: who asks, for what, without what -> item_ids, scores, fallback, ignored, version."""
+
+    stages = STAGES[:-1]
+
+    def watch(self, bundle: Path) -> None:
+        """Begin to count, and to follow what is tried beside this version."""
+        super().watch(bundle)
+        self.experiments = Experiments(bundle, self.pipeline, self.tally, self.telemetry)
+        self.experiments.start()
+
+    def finalize(self) -> None:
+        """End what is tried beside this version."""
+        self.experiments.stop()
+        super().finalize()
 
     def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
@@ -99,7 +159,7 @@ class RecommendModel(_Model):
 
     def run(self, batches: Sequence[list[Query]]) -> list[dict[str, NDArray[Any]]]:
         """Recommend for the rows of all requests at once."""
-        answers = iter(self.pipeline.recommend([query for batch in batches for query in batch]))
+        answers = iter(self.experiments.recommend([query for batch in batches for query in batch]))
         return [_stack([next(answers) for _ in batch]) for batch in batches]
 
 
@@ -119,6 +179,7 @@ class EncodeModel(_Model):
     def run(self, batches: Sequence[list[Query]]) -> list[dict[str, NDArray[Any]]]:
         """Encode the rows of all requests at once."""
         encoded = self.pipeline.encode([query for batch in batches for query in batch])
+        self.telemetry.answered(len(encoded.vectors), int(encoded.fallback.sum()), int(encoded.ignored.sum()))
         ends = np.cumsum([len(batch) for batch in batches])
         return [
             {
@@ -149,6 +210,7 @@ class SearchModel(_Model):
         excludes = [exclude for _, rows, _ in batches for exclude in rows]
         widths = [int(ks.max()) for _, _, ks in batches]
         found = self.pipeline.search(vectors, max(widths), excludes)
+        self.telemetry.answered(len(vectors))
         outputs, start = [], 0
         for (_, _, ks), width in zip(batches, widths, strict=True):
             rows = slice(start, start + len(ks))
@@ -177,6 +239,9 @@ class RankModel(_Model):
         self.stage, self.users = stage, Users.load(bundle, manifest)
         self.stage.rank([RankQuery(contract.NO_ID, NO_IDS, NO_IDS)], self.users)
 
+    def watch(self, bundle: Path) -> None:
+        """Count what every model counts: there is no pipeline to be watched."""
+
     def read(self, inputs: Inputs) -> list[RankQuery]:
         """Read one request as a query a row."""
         users = _tensor(inputs, contract.USER_ID)[:, 0]
@@ -190,7 +255,9 @@ class RankModel(_Model):
 
     def run(self, batches: Sequence[list[RankQuery]]) -> list[dict[str, NDArray[Any]]]:
         """Rank for the rows of all requests at once."""
-        answers = iter(self.stage.rank([query for batch in batches for query in batch], self.users))
+        ranked = self.stage.rank([query for batch in batches for query in batch], self.users)
+        self.telemetry.answered(len(ranked), unknown_ids=sum(answer.ignored for answer in ranked))
+        answers = iter(ranked)
         return [_stack_ranked([next(answers) for _ in batch]) for batch in batches]
 
 
@@ -213,6 +280,7 @@ class ExplainModel(_Model):
 
     def run(self, batches: Sequence[list[tuple[Query, int]]]) -> list[dict[str, NDArray[Any]]]:
         """Explain row by row: each is a batch of its own to the user tower."""
+        self.telemetry.answered(sum(map(len, batches)))
         return [_stack_explained([explain(self.pipeline, query, item) for query, item in batch]) for batch in batches]
 
 
@@ -223,6 +291,18 @@ def _share_cores(model_config: str) -> None:
     processes = sum(group["count"] for group in json.loads(model_config)["instance_group"])
     most = numba.get_num_threads()  # as many as its own settings allow
     numba.set_num_threads(max(1, min(most, len(os.sched_getaffinity(0))) // processes))
+
+
+def _fields(requests: Sequence[Any], execution: Execution) -> dict[str, Any]:
+    """Return what a log line tells of an execution: the traces that its requests belong to, rows, milliseconds."""
+    traces = [_TRACE.search(request.parameters()) for request in requests]
+    return {
+        "fields": {
+            "trace_ids": [trace[1] for trace in traces if trace],
+            "rows": execution.rows,
+            "stages_ms": {stage: round(1e3 * seconds, 3) for stage, seconds in execution.seconds.items()},
+        }
+    }
 
 
 def _stack_ranked(answers: Sequence[Ranked]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,250 @@
+"""What a server is doing: two scrapes of its metrics port, and what happened between them."""
+
+from __future__ import annotations
+
+import math
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from fuserec.errors import LaunchError, UsageError
+from fuserec.serve import telemetry as names
+
+_AB = names.AB_ROWS.name
+_MAX_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """Every series of a metrics port at one moment.
+
+    Attributes:
+        time_s: When; only differences count.
+        series: Value by name and labels.
+    """
+
+    time_s: float
+    series: dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+    @classmethod
+    def parse(cls, text: str, time_s: float) -> Scrape:
+        """Read Prometheus' text format.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        from prometheus_client.parser import text_string_to_metric_families
+
+        # Without types: the parser renames a counter that does not end in `_total`, and Triton has such.
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        families = text_string_to_metric_families("\n".join(lines) + "\n")
+        samples = [sample for family in families for sample in family.samples]
+        return cls(time_s, {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples})
+
+    @classmethod
+    def fetch(cls, url: str, timeout_s: float = 5.0) -> Scrape:
+        """Read the metrics port of a server.
+
+        Args:
+            url: Such as `http://127.0.0.1:8002`; `/metrics` is added where there is no path.
+            timeout_s: For the answer.
+
+        Raises:
+            UsageError: The URL is none.
+            LaunchError: Nothing answers there, or not with metrics.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"the metrics port came as {url!r}, expected a URL such as http://127.0.0.1:8002")
+        if url.count("/") < 3 or url.endswith("/"):
+            url = f"{url.rstrip('/')}/metrics"
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s) as response:
+                text = response.read(_MAX_BYTES).decode("utf-8")
+            return cls.parse(text, monotonic())
+        except (OSError, urllib.error.URLError, ValueError) as error:
+            raise LaunchError(
+                f"{url} does not answer with metrics: {error}; give the metrics port of a server"
+            ) from None
+
+    def total(self, name: str, **labels: str) -> float:
+        """Return the sum over the series of a name that have some labels; 0 where there is none."""
+        wanted = labels.items()
+        return sum(value for (known, pairs), value in self.series.items() if known == name and wanted <= pairs)
+
+    def values(self, name: str, label: str) -> list[str]:
+        """Return the values of a label of a metric, in order."""
+        return sorted({dict(pairs)[label] for known, pairs in self.series if known == name and label in dict(pairs)})
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """One version of a model between two scrapes; NaN where nothing happened.
+
+    Attributes:
+        model: Its name.
+        version: Number of the bundle.
+        qps: Requests answered a second.
+        rows_per_s: Rows of them.
+        p50_ms: Milliseconds of an execution, the queue not counted; half took no longer.
+        p99_ms: Likewise of all but one in a hundred.
+        queue_ms: Mean time in the queue.
+        pending: Requests that wait.
+        batch_rows: Mean rows of an execution.
+        rejected_per_s: Requests a second that a full queue, or a deadline in it, turned away.
+        failed_per_s: Others that failed.
+        fallback: Share of the rows that were answered by popularity.
+    """
+
+    model: str
+    version: str
+    qps: float
+    rows_per_s: float
+    p50_ms: float
+    p99_ms: float
+    queue_ms: float
+    pending: float
+    batch_rows: float
+    rejected_per_s: float
+    failed_per_s: float
+    fallback: float
+
+
+@dataclass(frozen=True)
+class ShadowView:
+    """A shadow between two scrapes: rows a second that it answered too, items in common, milliseconds a row."""
+
+    version: str
+    candidate: str
+    rows_per_s: float
+    overlap: float
+    ms_per_row: float
+
+
+@dataclass(frozen=True)
+class View:
+    """A server between two scrapes.
+
+    Attributes:
+        seconds: Between them.
+        models: Its models and their versions, those with requests or that are loaded.
+        shadows: Its shadows, those with rows.
+        ab: Share of the rows of an A/B experiment by version; empty where there is none.
+    """
+
+    seconds: float
+    models: list[ModelView]
+    shadows: list[ShadowView]
+    ab: dict[str, float]
+
+
+class _Between:
+    """Growth of the counters between two scrapes; one that began anew has grown from nothing."""
+
+    def __init__(self, before: Scrape, after: Scrape) -> None:
+        self.seconds = after.time_s - before.time_s
+        self._series = {}
+        for series, value in after.series.items():
+            grown = value - before.series.get(series, 0.0)
+            self._series[series] = grown if grown >= 0 else value
+        self._grown = Scrape(after.time_s, self._series)
+
+    def grown(self, name: str, **labels: str) -> float:
+        return self._grown.total(name, **labels)
+
+    def rate(self, name: str, **labels: str) -> float:
+        return self.grown(name, **labels) / self.seconds
+
+    def buckets(self, name: str, **labels: str) -> list[tuple[float, float]]:
+        """Return upper bounds and what lay at or below them, ascending."""
+        found: dict[float, float] = {}
+        for (known, pairs), value in self._series.items():
+            if known == f"{name}_bucket" and labels.items() <= pairs:
+                bound = float(dict(pairs)["le"])
+                found[bound] = found.get(bound, 0.0) + value
+        return sorted(found.items())
+
+
+def quantile(share: float, buckets: Sequence[tuple[float, float]]) -> float:
+    """Return the value that a share of what was observed does not exceed, as Prometheus' `histogram_quantile` does.
+
+    Args:
+        share: 0 to 1.
+        buckets: Upper bounds, ascending up to infinity, and how much lay at or below each. Within a bucket, values are
+            taken to be spread evenly; beyond the last finite bound, to be at it.
+    """
+    if not buckets or buckets[-1][1] <= 0:
+        return math.nan
+    rank = share * buckets[-1][1]
+    low, below = 0.0, 0.0
+    for bound, total in buckets:
+        if total >= rank:
+            if math.isinf(bound):
+                return low
+            return low + (bound - low) * (rank - below) / (total - below) if total > below else bound
+        low, below = bound, total
+    return low
+
+
+def view(before: Scrape, after: Scrape) -> View:
+    """Return what a server did between two scrapes.
+
+    Raises:
+        ValueError: They are not of two moments, the earlier first.
+    """
+    if after.time_s <= before.time_s:
+        raise ValueError(f"the scrapes came at {before.time_s} and {after.time_s} s, expected the earlier first")
+    between = _Between(before, after)
+    pairs = sorted(
+        {
+            (labels["model"], labels["version"])
+            for name, series in after.series
+            for labels in [dict(series)]
+            if name in ("nv_inference_request_success", f"{names.BATCH_ROWS.name}_count")
+            and {"model", "version"} <= labels.keys()
+        }
+    )
+    models = [_model(between, after, model, version) for model, version in pairs]
+    shadows = []
+    for version in after.values(names.SHADOW_ROWS.name, "version"):
+        for candidate in after.values(names.SHADOW_ROWS.name, "candidate"):
+            pair = {"version": version, "candidate": candidate}
+            if rows := between.grown(names.SHADOW_ROWS.name, **pair):
+                shared = between.grown(names.SHADOW_OVERLAP.name, **pair) / rows
+                taken_ms = 1e3 * between.grown(names.SHADOW_SECONDS.name, **pair) / rows
+                shadows.append(ShadowView(version, candidate, rows / between.seconds, shared, taken_ms))
+    tried = {version: between.grown(_AB, version=version) for version in after.values(_AB, "version")}
+    split = sum(tried.values())
+    ab = {version: rows / split for version, rows in tried.items()} if split else {}
+    return View(between.seconds, models, shadows, ab)
+
+
+def _model(between: _Between, after: Scrape, model: str, version: str) -> ModelView:
+    labels = {"model": model, "version": version}
+    answered = between.grown("nv_inference_request_success", **labels)
+    failed = between.rate("nv_inference_request_failure", **labels)
+    rejected = between.rate("nv_inference_request_failure", reason="REJECTED", **labels)
+    executions = between.buckets(names.STAGE_SECONDS.name, stage=names.TOTAL, **labels)
+    rows = between.grown(names.ROWS.name, **labels)
+    return ModelView(
+        model=model,
+        version=version,
+        qps=answered / between.seconds,
+        rows_per_s=rows / between.seconds,
+        p50_ms=1e3 * quantile(0.5, executions),
+        p99_ms=1e3 * quantile(0.99, executions),
+        queue_ms=1e-3 * _ratio(between.grown("nv_inference_queue_duration_us", **labels), answered),
+        pending=after.total("nv_inference_pending_request_count", **labels),
+        batch_rows=_ratio(
+            between.grown(f"{names.BATCH_ROWS.name}_sum", **labels),
+            between.grown(f"{names.BATCH_ROWS.name}_count", **labels),
+        ),
+        rejected_per_s=rejected,
+        failed_per_s=failed - rejected,
+        fallback=_ratio(between.grown(names.ROWS.name, outcome=names.FALLBACK, **labels), rows),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
