@@ -38,24 +38,24 @@ fuserec_ab_rows_total{{version="1"}} {stayed}
 fuserec_ab_rows_total{{version="2"}} {moved}
 fuserec_index_created_seconds{{version="0"}} NaN
 """
-NAMES = [
-    "requests",
-    "rejected",
-    "failed",
-    "queue_us",
-    "pending",
-    "fast",
-    "medium",
-    "rows",
-    "fallback",
-    "shadowed",
-    "common",
-    "shadow_s",
-    "stayed",
-    "moved",
-]
-BEFORE = dict(zip(NAMES, (100, 0, 5, 10_000, 0, 50, 60, 400, 10, 0, 0, 0, 0, 0), strict=True))
-AFTER = dict(zip(NAMES, (300, 4, 9, 50_000, 7, 130, 160, 760, 50, 20, 15, 0.1, 75, 25), strict=True))
+# What is filled in, at the first moment and at the second.
+VALUES: dict[str, tuple[float, float]] = {
+    "requests": (100, 300),
+    "rejected": (0, 4),
+    "failed": (5, 9),
+    "queue_us": (10_000, 50_000),
+    "pending": (0, 7),
+    "fast": (50, 130),
+    "medium": (60, 160),
+    "rows": (400, 760),
+    "fallback": (10, 50),
+    "shadowed": (0, 20),
+    "common": (0, 15),
+    "shadow_s": (0, 0.1),
+    "stayed": (0, 75),
+    "moved": (0, 25),
+}
+BEFORE, AFTER = ({name: values[moment] for name, values in VALUES.items()} for moment in (0, 1))
 
 
 def scraped(values: dict[str, float], time_s: float) -> Scrape:
