@@ -19,13 +19,14 @@ from types import TracebackType
 
 from fuserec.client import Recommender
 from fuserec.contract import RECOMMEND
-from fuserec.errors import BundleError, ClientError, LaunchError, UsageError
+from fuserec.errors import BundleError, ClientError, LaunchError, ServerOverloaded, UsageError
 from fuserec.manifest import Manifest
 from fuserec.serve.admin import Admin, Key
 from fuserec.serve.binary import ServerBinary, find_binary
 from fuserec.serve.engines import device_target
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
+from fuserec.serve.view import View
 from fuserec.traffic import Traffic
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,8 @@ class Server:
         self._key = Key()
         self._starts = 0
         self._manifest: Manifest | None = None
+        # An item that the canary asks about, and the version that it is of.
+        self._item: tuple[int, int] | None = None
 
     def __enter__(self) -> Server:
         self.start()
@@ -179,12 +182,9 @@ class Server:
                 self.address.host,
             )
         try:
-            self._spawn(binary)
-            self._starts += 1
-            with self.admin() as admin:
-                self._wait_until_live(admin)
-                self._load(admin, manifest, manifest.models)
-            self.canary()
+            self._manifest = manifest
+            self._spawn(binary, manifest)
+            self._wait_for_canary()
         except BaseException:
             self.stop()
             raise
@@ -202,19 +202,22 @@ class Server:
         """
         old, new = self.manifest, Manifest.read(bundle)
         new.verify(self.repository)
+        # The front door last: when it answers as the new version, all do.
+        stages = [name for name in new.models if name != new.models[0]]
         with self.admin() as admin:
-            # The front door last: when it answers as the new version, all do.
-            stages = [name for name in new.models if name != new.models[0]]
             try:
                 for models in (stages, new.models[:1]):
-                    self._load(admin, new, models)
+                    self._show(admin, new, models)
+                self._manifest = new
                 self.canary()
             except LaunchError:
-                self._load(admin, old, old.models)
+                self._manifest = old
+                self._show(admin, old, old.models)
                 raise
             for name in old.models:
                 if name not in new.models:
                     admin.unload(name)
+                    self._shown.hide(name)
 
     def reload(self, model: str) -> None:
         """Open a model anew, with new processes.
@@ -223,45 +226,58 @@ class Server:
             LaunchError: It cannot be opened.
         """
         with self.admin() as admin:
-            self._load(admin, self.manifest, [model])
+            self._show(admin, self.manifest, [model])
 
     def canary(self, timeout_ms: float = CANARY_TIMEOUT_MS) -> None:
-        """Ask the front door one question.
+        """Ask the front door one question; that it has too much to do is an answer too.
 
         Raises:
             LaunchError: The answer did not come, or not from the version that is served.
         """
-        url = f"grpc://{self.address.host}:{self.address.grpc_port}"
-        item_id = self._an_item
         try:
-            with Recommender(url, timeout_ms=timeout_ms) as client:
-                if self.manifest.models[0] == RECOMMEND:
-                    version = client.recommend(history=[item_id], k=1).model_version
-                else:
-                    version = client.rank(history=[item_id], candidates=[item_id]).model_version
+            version = self._ask(timeout_ms)
+        except ServerOverloaded:
+            return
         except ClientError as error:
             raise LaunchError(f"the server did not answer: {error}\n{self._tail()}") from None
         if version != str(self.manifest.version):
             raise LaunchError(f"version {version} answered, expected {self.manifest.version}")
 
-    def _load(self, admin: Admin, manifest: Manifest, models: Sequence[str]) -> None:
-        try:
-            admin.load(manifest, self.repository, models, self.settings, self._start_timeout_s)
-        except LaunchError as error:
-            raise LaunchError(f"{error}\n{self._tail()}") from None
-        if manifest.models[0] in models:
+    def _ask(self, timeout_ms: float) -> str:
+        """Ask for somebody who had the first item, and return the version that answered."""
+        url = f"grpc://{self.address.host}:{self.address.grpc_port}"
+        manifest = self.manifest
+        if self._item is None or self._item[0] != manifest.version:
             items = read_items(self.repository / manifest.models[0] / str(manifest.version), manifest)
-            self._an_item = int(items["item_id"][0])
-            self._manifest = manifest
+            self._item = manifest.version, int(items["item_id"][0])
+        item_id = self._item[1]
+        with Recommender(url, timeout_ms=timeout_ms, retries=0) as client:
+            if manifest.models[0] == RECOMMEND:
+                return client.recommend(history=[item_id], k=1).model_version
+            return client.rank(history=[item_id], candidates=[item_id]).model_version
 
-    def _wait_until_live(self, admin: Admin) -> None:
+    def _show(self, admin: Admin, manifest: Manifest, models: Sequence[str]) -> None:
+        self._shown.show(manifest, models)
+        try:
+            admin.load(models, self._start_timeout_s)
+        except LaunchError as error:
+            raise LaunchError(f"version {manifest.version}: {error}\n{self._tail()}") from None
+
+    def _wait_for_canary(self) -> None:
+        """Poll until the front door has answered; the server listens when its models are loaded."""
         deadline = time.monotonic() + self._start_timeout_s
-        while not admin.is_live():
-            if self._process is not None and (status := self._process.poll()) is not None:
-                raise LaunchError(self._died(status))
-            if time.monotonic() > deadline:
-                raise LaunchError(f"the server did not answer within {self._start_timeout_s:.0f} s\n{self._tail()}")
+        last = "no attempt"
+        while time.monotonic() < deadline:
+            if not self.is_running:
+                raise LaunchError(self.epitaph())
+            try:
+                self._ask(CANARY_TIMEOUT_MS)
+                return
+            except ClientError as error:
+                # Nobody listens yet, or the model is broken: the deadline tells which.
+                last = str(error)
             time.sleep(0.05)
+        raise LaunchError(f"the server did not answer within {self._start_timeout_s:.0f} s ({last})\n{self._tail()}")
 
     def epitaph(self) -> str:
         """Return how the process ended, with the end of its log."""
@@ -298,12 +314,15 @@ class Server:
             raise LaunchError("the server is not running and its temporary log is gone")
         return self._scratch / "server.log"
 
-    def _spawn(self, binary: ServerBinary) -> None:
+    def _spawn(self, binary: ServerBinary, manifest: Manifest) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="fuserec-serve-"))
+        self._shown = View(self._scratch / "models", self.repository, self.settings)
+        self._shown.show(manifest, manifest.models)
         options = binary.prepare(self._scratch)
         options += [
-            f"--model-repository={self.repository}",
+            f"--model-repository={self._shown.folder}",
             "--model-control-mode=explicit",
+            *(f"--load-model={name}" for name in manifest.models),
             "--disable-auto-complete-config",
             *self._key.options,
             "--exit-timeout-secs=10",

@@ -39,7 +39,10 @@ class _Model(abc.ABC):
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
         _share_cores(args["model_config"])
         # The front door's version folder is the bundle; the single stages read the one of the same version.
-        self.open(served_bundle(Path(args["model_repository"]).parent, int(args["model_version"])))
+        version = int(args["model_version"])
+        # The server has links to version folders, see `fuserec.serve.view`; the vendor's, set up by hand, the folders.
+        repository = (Path(args["model_repository"]) / str(version)).resolve().parents[1]
+        self.open(served_bundle(repository, version))
 
     def open(self, bundle: Path) -> None:
         """Open and warm what answers."""
