@@ -77,7 +77,7 @@ def saturated(rows: Sequence[Row], contender: str) -> float:
 @dataclass(frozen=True)
 class _Block:
     outcome: Outcome
-    batch: float  # mean rows a batch; NaN where the server does not say
+    batch: float | None  # mean rows a batch, where the server says
 
 
 def _rounds(
@@ -103,7 +103,7 @@ def _rounds(
             )
             rows_after, batches_after = contender.batches()
             formed = batches_after - batches
-            blocks[contender.name].append(_Block(outcome, (rows_after - rows) / formed if formed else float("nan")))
+            blocks[contender.name].append(_Block(outcome, (rows_after - rows) / formed if formed else None))
     return [(contender, blocks[contender.name]) for contender in contenders]
 
 
@@ -124,5 +124,6 @@ def _row(
     row["what"] = "; ".join(errors)
     for name in ("server_cores", "generator_cores", "lag_p99_ms"):
         row[name] = round(float(np.median([getattr(block.outcome, name) for block in blocks])), 3)
-    row["batch"] = round(float(np.median([block.batch for block in blocks])), 2)
+    batches = [block.batch for block in blocks if block.batch is not None]
+    row["batch"] = round(float(np.median(batches)), 2) if batches else None
     return row
