@@ -7,7 +7,14 @@
     +-- ExportError      an export that cannot be carried out as asked
     +-- BundleError      a model repository, or a file of it, that is missing, damaged or of another version
     +-- LaunchError      an inference server that could not be started or kept alive
-    +-- ClientError      a call that was not answered; its own tree is in `fuserec.client`
+    +-- ClientError      a call to the service that was not answered; what to do about it:
+        +-- InvalidRequest      mend the call: it would be refused again
+        +-- ModelNotFound       see what is served there: it is not what was asked for
+        +-- Unauthorized        see the token, or the client's certificate
+        +-- DeadlineExceeded    allow more time, or see the load of the server
+        +-- ServerUnavailable   another attempt may succeed; the client has made those it was allowed
+        |   +-- ServerOverloaded    the same: it answers, and has too much to do
+        +-- ServerFault         see the server's log
 
 Anything else that is raised is a bug and keeps its stack trace.
 """
@@ -44,4 +51,40 @@ class LaunchError(FuserecError, RuntimeError):
 
 
 class ClientError(FuserecError):
-    """A call to the service was not answered with a result."""
+    """A call to the service was not answered with a result.
+
+    Attributes:
+        endpoint: The server that the error came from; None where nothing was sent.
+        attempts: How often the call was sent.
+    """
+
+    endpoint: str | None = None
+    attempts: int = 0
+
+
+class InvalidRequest(ClientError, UsageError):
+    """The call itself is wrong, and would be at the next attempt too."""
+
+
+class ModelNotFound(ClientError, LookupError):
+    """The server answers, but does not have this model."""
+
+
+class Unauthorized(ClientError, PermissionError):
+    """The server, or what stands before it, does not let this client in."""
+
+
+class DeadlineExceeded(ClientError, TimeoutError):
+    """No answer came within the time given to the call."""
+
+
+class ServerUnavailable(ClientError, ConnectionError):
+    """Nobody listens at the address, or the server refuses work for now; another attempt may succeed."""
+
+
+class ServerOverloaded(ServerUnavailable):
+    """The server listens and has more to do than it accepts; it did not begin with this call."""
+
+
+class ServerFault(ClientError, RuntimeError):
+    """The server failed while it answered; its log says why."""

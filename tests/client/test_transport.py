@@ -16,7 +16,7 @@ from fuserec.client import (
     Recommender,
     ServerUnavailable,
 )
-from fuserec.client._transport import Endpoint
+from fuserec.client._policy import Endpoint
 
 TRANSPORTS = ["grpc", "http"]
 

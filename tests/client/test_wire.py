@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 
-from fuserec.client import InvalidRequest, Recommendations
-from fuserec.client._wire import pack, pack_explain, pack_rank, unpack, unpack_explain, unpack_rank
+from fuserec.client import InvalidRequest, Query, Recommendations, Rules, ServerFault
+from fuserec.client._wire import Answer, check, pack, pack_explain, pack_rank, unpack, unpack_explain, unpack_rank
 from fuserec.errors import UsageError
 
 
+def packed(*queries: Query) -> dict[str, np.ndarray]:
+    return pack([check(query) for query in queries])
+
+
+def answer_of(**outputs: np.ndarray) -> Answer:
+    return Answer(outputs, "3", "grpc://host:1")
+
+
 def test_pack_gives_the_tensors_of_the_contract() -> None:
-    tensors = pack(42, [1, 2, 3], 10, [7])
+    tensors = packed(Query(42, [1, 2, 3], 10, [7]))
     assert {name: (array.dtype.name, array.tolist()) for name, array in tensors.items()} == {
         "user_id": ("int64", [[42]]),
         "history": ("int64", [[1, 2, 3]]),
@@ -19,7 +27,7 @@ def test_pack_gives_the_tensors_of_the_contract() -> None:
 
 
 def test_nothing_known_is_packed_as_nothing() -> None:
-    tensors = pack(None, [], 1, ())
+    tensors = packed(Query(k=1))
     assert tensors["user_id"].tolist() == [[-1]]
     assert tensors["history"].shape == tensors["exclude"].shape == (1, 0)
 
@@ -30,7 +38,7 @@ def test_nothing_known_is_packed_as_nothing() -> None:
     ids=["list", "tuple", "int32", "uint32", "strided"],
 )
 def test_ids_in_any_integer_form(ids: object) -> None:
-    assert pack(None, ids, 1, ())["history"].tolist() == [[1, 2]]  # type: ignore[arg-type]
+    assert packed(Query(history=ids))["history"].tolist() == [[1, 2]]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +63,7 @@ def test_ids_in_any_integer_form(ids: object) -> None:
 )
 def test_wrong_argument_is_named(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        pack(*arguments)  # type: ignore[arg-type]
+        packed(Query(*arguments))  # type: ignore[arg-type]
 
 
 def test_invalid_request_is_a_value_error_and_a_usage_error() -> None:
@@ -64,21 +72,21 @@ def test_invalid_request_is_a_value_error_and_a_usage_error() -> None:
 
 
 def test_answer_iterates_without_its_tail() -> None:
-    outputs = {
-        "item_ids": np.array([[5, 9, -1]]),
-        "scores": np.array([[0.5, 0.25, -np.inf]], np.float32),
-        "fallback": np.array([[False]]),
-        "ignored": np.array([[2]], np.int32),
-    }
-    answer = unpack(outputs, "3")
+    outputs = answer_of(
+        item_ids=np.array([[5, 9, -1]]),
+        scores=np.array([[0.5, 0.25, -np.inf]], np.float32),
+        fallback=np.array([[False]]),
+        ignored=np.array([[2]], np.int32),
+    )
+    (answer,) = unpack(outputs, [check(Query(k=3))])
     assert isinstance(answer, Recommendations)
     assert list(answer) == [(5, 0.5), (9, 0.25)]
     assert (len(answer), answer.model_version, answer.fallback, answer.ignored) == (2, "3", False, 2)
 
 
 def test_what_is_off_is_not_sent() -> None:
-    assert set(pack(1, [2], 3, [])) == {"user_id", "history", "exclude", "k"}
-    tensors = pack(1, [2], 3, [], history_only=True, text="quiet, slow")
+    assert set(packed(Query(1, [2], 3))) == {"user_id", "history", "exclude", "k"}
+    tensors = packed(Query(1, [2], 3, history_only=True, text="quiet, slow"))
     assert tensors["history_only"].tolist() == [[True]]
     assert tensors["text"].tolist() == [[b"quiet, slow"]]
 
@@ -94,7 +102,7 @@ def test_what_is_off_is_not_sent() -> None:
 )
 def test_text_is_checked(text: object, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        pack(None, [], 1, [], text=text)  # type: ignore[arg-type]
+        packed(Query(text=text))  # type: ignore[arg-type]
 
 
 def test_rank_and_explain_are_checked_and_read() -> None:
@@ -106,22 +114,76 @@ def test_rank_and_explain_are_checked_and_read() -> None:
     with pytest.raises(InvalidRequest, match="history_only came as 1"):
         pack_explain(None, [], 3, history_only=1)  # type: ignore[arg-type]
     ranked = unpack_rank(
-        {
-            "item_ids": np.array([[3, 1, -1]]),
-            "scores": np.array([[0.9, 0.1, -np.inf]], np.float32),
-            "ratings": np.array([[4.0, np.nan, np.nan]], np.float32),
-            "ignored": np.array([[1]], np.int32),
-        },
-        "2",
+        answer_of(
+            item_ids=np.array([[3, 1, -1]]),
+            scores=np.array([[0.9, 0.1, -np.inf]], np.float32),
+            ratings=np.array([[4.0, np.nan, np.nan]], np.float32),
+            ignored=np.array([[1]], np.int32),
+        )
     )
     assert [item for item, _ in ranked] == [3, 1] and len(ranked) == 2 and ranked.ignored == 1
     explanation = unpack_explain(
-        {
-            "item_ids": np.array([[5, 6]]),
-            "contributions": np.array([[0.25, -0.5]], np.float32),
-            "score": np.array([[0.5]], np.float32),
-            "baseline": np.array([[0.125]], np.float32),
-        },
-        "2",
+        answer_of(
+            item_ids=np.array([[5, 6]]),
+            contributions=np.array([[0.25, -0.5]], np.float32),
+            score=np.array([[0.5]], np.float32),
+            baseline=np.array([[0.125]], np.float32),
+        )
     )
     assert list(explanation) == [(5, 0.25), (6, -0.5)] and explanation.score == 0.5 and explanation.baseline == 0.125
+
+
+def test_rows_of_unequal_length_are_padded() -> None:
+    tensors = packed(
+        Query(1, [5, 6], exclude=[7]),
+        Query(2, [], k=3, allow=[8, 9], rules=Rules(diversity=0.5), text="quiet"),
+        Query(3, [4], history_only=True),
+    )
+    assert {name: array.tolist() for name, array in tensors.items()} == {
+        "user_id": [[1], [2], [3]],
+        "history": [[5, 6], [-1, -1], [4, -1]],
+        "exclude": [[7], [-1], [-1]],
+        "k": [[10], [3], [10]],
+        "allow": [[-1, -1], [8, 9], [-1, -1]],
+        "rules": [[b""], [b'{"boosts": {}, "caps": {}, "diversity": 0.5}'], [b""]],
+        "text": [[b""], [b"quiet"], [b""]],
+        "history_only": [[False], [False], [True]],
+    }
+    assert tensors["rules"].dtype == tensors["text"].dtype == np.dtype(object)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        pytest.param(Query(allow=[3, -1]), "allow came with -1, which is no item id", id="no id allowed"),
+        pytest.param(
+            Query(rules={"diversity": 1}), "rules came as .* .dict., expected fuserec.client.Rules", id="rules"
+        ),  # type: ignore[arg-type]
+        pytest.param({"user_id": 1}, "a query came as .* .dict., expected fuserec.client.Query", id="no query"),
+    ],
+)
+def test_what_is_new_is_checked(query: Query, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        check(query)
+
+
+def test_each_row_gets_its_own_length_and_version() -> None:
+    outputs = answer_of(
+        item_ids=np.array([[5, 9, 4], [6, -1, -1]]),
+        scores=np.array([[0.5, 0.25, 0.1], [0.7, -np.inf, -np.inf]], np.float32),
+        fallback=np.array([[False], [True]]),
+        ignored=np.array([[2], [0]], np.int32),
+        version=np.array([[1], [2]]),
+    )
+    first, second = unpack(outputs, [check(Query(k=3)), check(Query(k=1))])
+    assert (list(first.item_ids), first.model_version, first.version, first.source) == ([5, 9, 4], "1", 1, "server")
+    assert (list(second.item_ids), second.model_version, second.fallback) == ([6], "2", True)
+    assert second.scores.tolist() == pytest.approx([0.7])
+
+
+def test_answer_of_another_service_is_a_fault() -> None:
+    with pytest.raises(
+        ServerFault, match="grpc://host:1 answered without 'item_ids'; is it a fuserec repository"
+    ) as caught:
+        unpack(answer_of(logits=np.zeros((1, 2))), [check(Query())])
+    assert caught.value.endpoint == "grpc://host:1"

@@ -28,7 +28,7 @@ def test_user_store_reads_histories(tmp_path: Path) -> None:
     table.write_parquet(tmp_path / "users.parquet")
     store = UserStore.load(tmp_path / "users.parquet")
     assert store.rows(np.array([4, 9, 5])).tolist() == [1, 0, -1]
-    assert [store.history(row).tolist() for row in (0, 1, 2, -1)] == [[1, 2], [], [3], []]
+    assert [store.items[store.place(row)].tolist() for row in (0, 1, 2, -1)] == [[1, 2], [], [3], []]
 
 
 @pytest.mark.parametrize(

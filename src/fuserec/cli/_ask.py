@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from fuserec.cli._app import JsonFlag, app
+from fuserec.errors import UsageError
 
 if TYPE_CHECKING:
     from fuserec.catalogue import Catalogue
 
+T = TypeVar("T")
 UserOption = Annotated[int | None, typer.Option("--user", help="User id; leave out for somebody unknown.")]
 HistoryOption = Annotated[list[int] | None, typer.Option(help="Item the user had, oldest first; repeatable.")]
 UrlOption = Annotated[str, typer.Option(help="host:port for gRPC, http://host:port for HTTP.")]
@@ -29,6 +32,14 @@ def recommend(
     user: UserOption = None,
     history: HistoryOption = None,
     exclude: Annotated[list[int] | None, typer.Option(help="Item that must not come back; repeatable.")] = None,
+    allow: Annotated[list[int] | None, typer.Option(help="The only items that may come back; repeatable.")] = None,
+    boost: Annotated[
+        list[str] | None, typer.Option(help="CATEGORY=NUMBER added to the scores of its items; repeatable.")
+    ] = None,
+    cap: Annotated[
+        list[str] | None, typer.Option(help="CATEGORY=N items of it at most, *=N of each other one; repeatable.")
+    ] = None,
+    diversity: Annotated[float, typer.Option(help="0, the best scores, to 1, items as unlike as can be.")] = 0.0,
     text: Annotated[
         str | None, typer.Option(help="What the user is after, in place of who they are; for models that read texts.")
     ] = None,
@@ -45,11 +56,22 @@ def recommend(
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a running server for recommendations and print them with their titles."""
-    from fuserec.client import Recommender
+    from fuserec.client import Recommender, Rules
 
+    try:
+        rules = Rules(_table("--boost", boost, float), _table("--cap", cap, int), diversity)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     with Recommender(url, timeout_ms=timeout_ms) as recommender:
         answer = recommender.recommend(
-            user_id=user, history=history or (), exclude=exclude or (), text=text, history_only=history_only, k=k
+            user_id=user,
+            history=history or (),
+            exclude=exclude or (),
+            allow=allow or (),
+            rules=rules,
+            text=text,
+            history_only=history_only,
+            k=k,
         )
     if log is not None:
         from fuserec.train.served import log_answer
@@ -100,6 +122,18 @@ def rank(
     from fuserec import display
 
     display.ranked(answer, catalogue_of(items, url))
+
+
+def _table(option: str, settings: list[str] | None, number: Callable[[str], T]) -> dict[str, T]:
+    """Read `CATEGORY=NUMBER` settings."""
+    table = {}
+    for setting in settings or []:
+        category, _, text = setting.rpartition("=")
+        try:
+            table[category] = number(text)
+        except ValueError:
+            raise UsageError(f"{option} came as {setting!r}, expected CATEGORY=NUMBER") from None
+    return table
 
 
 def catalogue_of(items: Path | None, url: str) -> Catalogue | None:

@@ -1,220 +1,286 @@
-"""The two clients: the same calls, blocking and in asyncio."""
+"""One call, and what both clients are made of; written once, as coroutines that a blocking transport never suspends."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import math
-from collections.abc import Sequence
-from types import TracebackType
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final
 
-from fuserec.client._errors import InvalidRequest
-from fuserec.client._transport import open_async_transport, open_transport
-from fuserec.client._wire import (
-    EXPLAIN_OUTPUTS,
-    RANK_OUTPUTS,
-    RECOMMEND_OUTPUTS,
-    Explanation,
-    Ranked,
-    Recommendations,
-    pack,
-    pack_explain,
-    pack_rank,
-    unpack,
-    unpack_explain,
-    unpack_rank,
+from fuserec.client._policy import (
+    TLS,
+    Attempt,
+    Balancer,
+    Clock,
+    Deadline,
+    Endpoint,
+    Flight,
+    RetryBudget,
+    Transport,
+    backoff_s,
+    is_healthy,
 )
-from fuserec.contract import EXPLAIN, RANK, RECOMMEND
+from fuserec.client._transport import open_transport
+from fuserec.client._wire import (
+    Answer,
+    Message,
+    Query,
+    Recommendations,
+    Row,
+    Tensors,
+    of_ids,
+    pack,
+    unpack,
+)
+from fuserec.contract import RECOMMEND
+from fuserec.errors import ClientError, DeadlineExceeded, InvalidRequest, ServerFault, ServerUnavailable
 
-DEFAULT_TIMEOUT_MS = 1_000.0
+Fallback = Callable[[ClientError, Query], Recommendations | Sequence[int] | None]
 
+logger = logging.getLogger(__name__)
 
-class Recommender:
-    """Recommendations from a fuserec server; threads may share one over gRPC and over HTTP.
-
-    Args:
-        endpoint: `host:port` or `grpc://host:port` for gRPC, `http://host:port` for HTTP.
-        timeout_ms: Milliseconds that a call may take in all, where it does not say itself.
-
-    Raises:
-        InvalidRequest: The endpoint or the timeout cannot be understood.
-    """
-
-    def __init__(self, endpoint: str, *, timeout_ms: float = DEFAULT_TIMEOUT_MS) -> None:
-        self._timeout_s = _seconds(timeout_ms)
-        self._transport = open_transport(endpoint)
-
-    def recommend(
-        self,
-        *,
-        user_id: int | None = None,
-        history: Sequence[int] = (),
-        k: int = 10,
-        exclude: Sequence[int] = (),
-        text: str | None = None,
-        history_only: bool = False,
-        timeout_ms: float | None = None,
-    ) -> Recommendations:
-        """Return the k best items for a user.
-
-        What the user is known to have consumed, and the items of `history`, are never recommended.
-
-        Args:
-            user_id: The id the model was trained with; None for somebody known only by a history.
-            history: Item ids the user consumed, oldest first; without it, what the server has stored of the user.
-            k: How many items to return, 1 to 10,000.
-            exclude: Item ids that must not come back.
-            text: What the user is after, in place of who they are, for models that read texts; what they have seen
-                stays excluded.
-            history_only: `history` is all there is: what the server has stored of the user is neither read nor
-                excluded.
-            timeout_ms: Milliseconds that this call may take in all.
-
-        Raises:
-            InvalidRequest: An argument is wrong.
-            DeadlineExceeded: No answer came in time.
-            ServerUnavailable: Nobody listens there, or the server sheds load.
-            ModelNotFound: The server does not serve a fuserec repository.
-            ServerFault: The server failed.
-        """
-        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
-        tensors = pack(user_id, history, k, exclude, history_only=history_only, text=text)
-        return unpack(*self._transport.infer(RECOMMEND, tensors, RECOMMEND_OUTPUTS, timeout_s))
-
-    def rank(
-        self,
-        *,
-        candidates: Sequence[int],
-        user_id: int | None = None,
-        history: Sequence[int] = (),
-        history_only: bool = False,
-        timeout_ms: float | None = None,
-    ) -> Ranked:
-        """Return candidates in the order that the served ranker gives them for a user.
-
-        Args:
-            candidates: Item ids, 1 to 1,000.
-            user_id: As in `recommend`.
-            history: As in `recommend`.
-            history_only: As in `recommend`.
-            timeout_ms: Milliseconds that this call may take in all.
-
-        Raises:
-            ClientError: As in `recommend`; `ModelNotFound` also where no ranker was exported.
-        """
-        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
-        tensors = pack_rank(user_id, history, candidates, history_only=history_only)
-        return unpack_rank(*self._transport.infer(RANK, tensors, RANK_OUTPUTS, timeout_s))
-
-    def explain(
-        self,
-        *,
-        item_id: int,
-        user_id: int | None = None,
-        history: Sequence[int] = (),
-        history_only: bool = False,
-        timeout_ms: float | None = None,
-    ) -> Explanation:
-        """Return which items of a user's history moved the score of an item, and how much (leave-one-out).
-
-        Args:
-            item_id: The item that was, or might be, recommended.
-            user_id: As in `recommend`.
-            history: As in `recommend`.
-            history_only: As in `recommend`.
-            timeout_ms: Milliseconds that this call may take in all.
-
-        Raises:
-            ClientError: As in `recommend`.
-        """
-        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
-        tensors = pack_explain(user_id, history, item_id, history_only=history_only)
-        return unpack_explain(*self._transport.infer(EXPLAIN, tensors, EXPLAIN_OUTPUTS, timeout_s))
-
-    def close(self) -> None:
-        """Let go of the connections; calls fail from now on."""
-        self._transport.close()
-
-    def __enter__(self) -> Recommender:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+DEFAULT_TIMEOUT_MS: Final = 1_000.0
+# W3C Trace Context, version 00: neither of the ids is all zeros.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class AsyncRecommender:
-    """`Recommender` in asyncio; it belongs to the event loop of its first call.
+class Caller:
+    """Makes calls; each attempt is a read, so that repeating one is safe whatever became of it.
 
     Args:
-        endpoint: `host:port` or `grpc://host:port` for gRPC, `http://host:port` for HTTP.
-        timeout_ms: Milliseconds that a call may take in all, where it does not say itself.
-
-    Raises:
-        InvalidRequest: The endpoint or the timeout cannot be understood.
+        transport: What sends and waits.
+        endpoints: How many endpoints it has.
+        retries: Attempts after the first, on `ServerUnavailable` only.
+        hedge_after_s: After this time without an answer a second attempt is made beside the first; None for never.
+        clock: Seconds that only grow.
+        randomness: For the choice of endpoints and the length of pauses.
     """
 
-    def __init__(self, endpoint: str, *, timeout_ms: float = DEFAULT_TIMEOUT_MS) -> None:
-        self._timeout_s = _seconds(timeout_ms)
-        self._transport = open_async_transport(endpoint)
-
-    async def recommend(
+    def __init__(
         self,
+        transport: Transport,
+        endpoints: int,
         *,
-        user_id: int | None = None,
-        history: Sequence[int] = (),
-        k: int = 10,
-        exclude: Sequence[int] = (),
-        text: str | None = None,
-        history_only: bool = False,
-        timeout_ms: float | None = None,
-    ) -> Recommendations:
-        """Return the k best items for a user; arguments and errors are those of `Recommender.recommend`."""
-        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
-        tensors = pack(user_id, history, k, exclude, history_only=history_only, text=text)
-        return unpack(*await self._transport.infer(RECOMMEND, tensors, RECOMMEND_OUTPUTS, timeout_s))
-
-    async def rank(
-        self,
-        *,
-        candidates: Sequence[int],
-        user_id: int | None = None,
-        history: Sequence[int] = (),
-        history_only: bool = False,
-        timeout_ms: float | None = None,
-    ) -> Ranked:
-        """Return candidates in the ranker's order; arguments and errors are those of `Recommender.rank`."""
-        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
-        tensors = pack_rank(user_id, history, candidates, history_only=history_only)
-        return unpack_rank(*await self._transport.infer(RANK, tensors, RANK_OUTPUTS, timeout_s))
-
-    async def explain(
-        self,
-        *,
-        item_id: int,
-        user_id: int | None = None,
-        history: Sequence[int] = (),
-        history_only: bool = False,
-        timeout_ms: float | None = None,
-    ) -> Explanation:
-        """Return what moved the score of an item; arguments and errors are those of `Recommender.explain`."""
-        timeout_s = self._timeout_s if timeout_ms is None else _seconds(timeout_ms)
-        tensors = pack_explain(user_id, history, item_id, history_only=history_only)
-        return unpack_explain(*await self._transport.infer(EXPLAIN, tensors, EXPLAIN_OUTPUTS, timeout_s))
-
-    async def close(self) -> None:
-        """Let go of the connections; calls fail from now on."""
-        await self._transport.close()
-
-    async def __aenter__(self) -> AsyncRecommender:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        retries: int,
+        hedge_after_s: float | None,
+        clock: Clock = time.monotonic,
+        randomness: random.Random | None = None,
     ) -> None:
-        await self.close()
+        self._transport = transport
+        self._retries, self._hedge_after_s, self._clock = retries, hedge_after_s, clock
+        self._random = randomness or random.Random()
+        self.balancer = Balancer(endpoints, clock=clock, randomness=self._random)
+        self.budget = RetryBudget(clock=clock)
+
+    async def call(self, message: Message, deadline: Deadline) -> Answer:
+        """Return the answer to a message.
+
+        Raises:
+            ClientError: The last attempt's.
+        """
+        if deadline.left_s() <= 0:
+            raise DeadlineExceeded(f"the {deadline.total_s * 1e3:.0f} ms of the call had passed before it was sent")
+        self.budget.deposit()
+        tried: list[int] = []
+        retry = 0
+        while True:
+            try:
+                return await self._attempt(message, deadline, tried)
+            except ServerUnavailable as error:
+                error.attempts = len(tried)
+                pause_s = backoff_s(retry, self._random)
+                if retry >= self._retries or pause_s >= deadline.left_s() or not self.budget.withdraw():
+                    raise
+                await self._transport.pause(pause_s)
+                if deadline.left_s() <= 0:  # the pause took longer than it was to
+                    raise
+            except ClientError as error:
+                error.attempts = len(tried)
+                raise
+            retry += 1
+
+    async def _attempt(self, message: Message, deadline: Deadline, tried: list[int]) -> Answer:
+        attempt = self.balancer.pick(tried)
+        tried.append(attempt.place)
+        # An attempt for which the deadline comes first needs no hedge, and a plain call is the faster one.
+        if self._hedge_after_s is not None and self._hedge_after_s < deadline.left_s():
+            return await self._hedged(message, deadline, tried, attempt)
+        healthy: bool | None = None  # stays so when the caller is interrupted
+        try:
+            answer = await self._transport.send(attempt.place, message, deadline.left_s())
+            healthy = True
+            return answer
+        except ClientError as error:
+            healthy = is_healthy(error)
+            raise
+        finally:
+            self.balancer.settle(attempt, healthy)
+
+    async def _hedged(
+        self,
+        message: Message,
+        deadline: Deadline,
+        tried: list[int],
+        attempt: Attempt,
+    ) -> Answer:
+        """Send a second attempt if the first one takes long (Dean and Barroso, 2013); the first answer wins."""
+        flights: dict[Flight, Attempt] = {}
+        wait_s = self._hedge_after_s
+        outpaced: bool | None = None
+        failure: ClientError | None = None
+        try:
+            flights[self._launch(message, deadline, attempt)] = attempt
+            while flights:
+                done = await self._transport.first(list(flights), wait_s)
+                if not done:
+                    wait_s = None  # from now on the flights end by themselves, at the deadline at the latest
+                    if self.budget.withdraw():
+                        hedge = self.balancer.pick(tried)
+                        tried.append(hedge.place)
+                        flights[self._launch(message, deadline, hedge)] = hedge
+                for flight in done:
+                    settled, healthy = flights.pop(flight), None
+                    try:
+                        answer = flight.result()
+                        healthy = True
+                        # Who is overtaken by an attempt sent so much later is slow enough to count as failing.
+                        outpaced = False if settled is not attempt else None
+                        return answer
+                    except ClientError as error:
+                        healthy = is_healthy(error)
+                        if healthy:
+                            raise  # the call was refused, and would be by the other one
+                        failure = error
+                    finally:
+                        self.balancer.settle(settled, healthy)
+            assert failure is not None
+            raise failure
+        finally:
+            for flight, loser in flights.items():
+                flight.cancel()
+                self.balancer.settle(loser, outpaced if loser is attempt else None)
+
+    def _launch(self, message: Message, deadline: Deadline, attempt: Attempt) -> Flight:
+        try:
+            return self._transport.launch(attempt.place, message, deadline.left_s())
+        except BaseException:
+            self.balancer.settle(attempt, None)
+            raise
 
 
-def _seconds(timeout_ms: float) -> float:
-    if not math.isfinite(timeout_ms) or timeout_ms <= 0:
-        raise InvalidRequest(f"timeout_ms came as {timeout_ms}, expected a positive number of milliseconds")
-    return timeout_ms / 1e3
+class BaseClient:
+    """What both clients are made of."""
+
+    _is_blocking: ClassVar[bool]
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        timeout_ms: float = DEFAULT_TIMEOUT_MS,
+        retries: int = 2,
+        hedge_after_ms: float | None = None,
+        tls: TLS | bool | None = None,
+        token: str | Callable[[], str] | None = None,
+        trace_context: Callable[[], str | None] | None = None,
+        fallback: Fallback | None = None,
+    ) -> None:
+        """Connect to nothing yet: the first call does.
+
+        Args:
+            endpoints: One server or several that serve the same repository: `host:port` or `grpc://host:port` for
+                gRPC, `http://host:port` for HTTP, `grpcs://` and `https://` for the same over TLS.
+            timeout_ms: Milliseconds that a call may take in all, where it does not say itself: retries, hedges and
+                the wait for a connection included. The server is told what is left, and drops what would be late.
+            retries: Attempts after the first, each at another endpoint if there is one, and only when nobody served
+                the call (`ServerUnavailable`). All calls of a client share a budget, so that an outage is not
+                multiplied: in the long run at most one call in five is sent twice.
+            hedge_after_ms: Send a second attempt to another endpoint when this time has passed without an answer, and
+                take the answer that comes first; the p95 of the latency is a good choice. Paid from the same budget.
+            tls: True, or which certificates to use; `grpcs://` and `https://` with public certificates need none.
+            token: Sent as `authorization: Bearer ...`, or what returns it, for tokens that expire.
+            trace_context: Returns the `traceparent` (W3C Trace Context) of the caller's span or None, once a call.
+            fallback: Asked with the error and the query where `recommend` or `recommend_many` would raise
+                `DeadlineExceeded`, `ServerUnavailable` or `ServerFault`; returns `Recommendations` or item ids, best
+                first, which become the answer with `source="client"`, or None to have the error raised. It must not
+                block.
+
+        Raises:
+            InvalidRequest: An argument cannot be understood.
+        """
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise InvalidRequest(f"retries came as {retries!r}, expected a whole number, 0 or more")
+        self._timeout_s = _seconds("timeout_ms", timeout_ms)
+        hedge_after_s = None if hedge_after_ms is None else _seconds("hedge_after_ms", hedge_after_ms)
+        self._token, self._trace_context, self._fallback = token, trace_context, fallback
+        parsed = _endpoints(endpoints, tls)
+        if token is not None and not all(endpoint.tls or endpoint.is_loopback for endpoint in parsed):
+            logger.warning("the token travels readable to anybody on the way to %s; see tls", parsed[0])
+        self._transport = open_transport(parsed, blocking=self._is_blocking)
+        self._caller = Caller(self._transport, len(parsed), retries=retries, hedge_after_s=hedge_after_s)
+
+    def _begin(self, timeout_ms: float | None, traceparent: str | None) -> tuple[Deadline, dict[str, str]]:
+        """Return the deadline and the headers of a call that begins now."""
+        self._transport.check_usable()
+        deadline = Deadline(self._timeout_s if timeout_ms is None else _seconds("timeout_ms", timeout_ms))
+        headers = {}
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {_token(self._token)}"
+        if traceparent is None and self._trace_context is not None:
+            traceparent = self._trace_context()
+        if traceparent is not None:
+            if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
+                raise InvalidRequest(
+                    f"traceparent came as {traceparent!r}, expected W3C's 00-<32 hex>-<16 hex>-<2 hex>"
+                )
+            headers["traceparent"] = traceparent
+        return deadline, headers
+
+    async def _call(self, model: str, tensors: Tensors, deadline: Deadline, headers: dict[str, str]) -> Answer:
+        return await self._caller.call(Message(model, tensors, headers, deadline.total_s), deadline)
+
+    async def _ask(
+        self, queries: Sequence[Query], rows: Sequence[Row], deadline: Deadline, headers: dict[str, str]
+    ) -> list[Recommendations]:
+        """Answer queries with one request."""
+        try:
+            return unpack(await self._call(RECOMMEND, pack(rows), deadline, headers), rows)
+        except (DeadlineExceeded, ServerUnavailable, ServerFault) as error:
+            answers = []
+            for query, row in zip(queries, rows, strict=True):
+                given = self._fallback(error, query) if self._fallback else None
+                if given is None:
+                    raise
+                answer = given if isinstance(given, Recommendations) else of_ids(given, row.k)
+                answers.append(dataclasses.replace(answer, source="client"))
+            return answers
+
+
+def _endpoints(given: str | Sequence[str], tls: TLS | bool | None) -> list[Endpoint]:
+    parsed = [Endpoint.parse(url, tls) for url in ([given] if isinstance(given, str) else given)]
+    if not parsed:
+        raise InvalidRequest("endpoints came empty, expected at least one")
+    if len({endpoint.scheme for endpoint in parsed}) > 1 or len(set(parsed)) < len(parsed):
+        listed = ", ".join(map(str, parsed))
+        raise InvalidRequest(f"endpoints came as {listed}; expected different servers, all gRPC or all HTTP")
+    return parsed
+
+
+def _token(given: str | Callable[[], str]) -> str:
+    token = given if isinstance(given, str) else given()
+    # The token stays out of the message.
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+        raise InvalidRequest("the token is empty or has characters that no header can carry, expected visible ASCII")
+    return token
+
+
+def _seconds(name: str, milliseconds: float) -> float:
+    if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float):
+        raise InvalidRequest(f"{name} came as {milliseconds!r}, expected a positive number of milliseconds")
+    if not math.isfinite(milliseconds) or milliseconds <= 0:
+        raise InvalidRequest(f"{name} came as {milliseconds}, expected a positive number of milliseconds")
+    return milliseconds / 1e3

@@ -5,19 +5,83 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuserec import contract
-from fuserec.client._errors import InvalidRequest
+from fuserec.errors import InvalidRequest, ServerFault
+from fuserec.rules import Rules
 
 Tensors = dict[str, NDArray[Any]]
+_NO_IDS = np.empty(0, dtype=np.int64)
 
-RECOMMEND_OUTPUTS = (contract.ITEM_IDS, contract.SCORES, contract.FALLBACK, contract.IGNORED)
-RANK_OUTPUTS = (contract.ITEM_IDS, contract.SCORES, contract.RATINGS, contract.IGNORED)
-EXPLAIN_OUTPUTS = (contract.ITEM_IDS, contract.CONTRIBUTIONS, contract.SCORE, contract.BASELINE)
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One request as it is sent, as often as need be.
+
+    Attributes:
+        model: The model that is asked.
+        tensors: Its inputs by name.
+        headers: HTTP headers or gRPC metadata.
+        total_s: What the whole call may take, for the texts of errors.
+    """
+
+    model: str
+    tensors: Tensors
+    headers: dict[str, str]
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All that a model gave back.
+
+    Attributes:
+        tensors: Its outputs by name, each with a leading batch axis.
+        version: The version of the model.
+        endpoint: Who answered.
+    """
+
+    tensors: Tensors
+    version: str
+    endpoint: str
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.tensors:
+            fault = ServerFault(f"{self.endpoint} answered without {name!r}; is it a fuserec repository?")
+            fault.endpoint = self.endpoint
+            raise fault
+        return self.tensors[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to recommend to one user; checked when it is sent.
+
+    Attributes:
+        user_id: The id the model was trained with; None for somebody known only by a history.
+        history: Item ids the user consumed, oldest first; without it, what the server has stored of the user. They
+            are never recommended.
+        k: How many items to return, 1 to 10,000.
+        exclude: Item ids that must not come back.
+        allow: Only these item ids may come back; empty allows all.
+        rules: Boosts, caps and diversity of the list.
+        text: What the user is after, in place of who they are, for models that read texts; what they have seen
+            stays excluded.
+        history_only: `history` is all there is: what the server has stored of the user is neither read nor excluded.
+    """
+
+    user_id: int | None = None
+    history: Sequence[int] = ()
+    k: int = 10
+    exclude: Sequence[int] = ()
+    allow: Sequence[int] = ()
+    rules: Rules | None = None
+    text: str | None = None
+    history_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,10 +91,11 @@ class Recommendations:
     Attributes:
         item_ids: (k,) int64, best first; where fewer than k items are left the tail is -1.
         scores: (k,) float32, descending; the tail is -inf.
-        model_version: The version of the bundle that answered.
+        model_version: The version of the bundle that answered this user; in an A/B split not the same for all.
         fallback: Nothing was known of the user, so these are the most popular items and `scores` their share of
             all interactions.
         ignored: How many ids of `history` and `exclude` the catalogue does not hold.
+        source: "server", or "client" for what the client's own `fallback` gave when no server answered.
     """
 
     item_ids: NDArray[np.int64]
@@ -38,6 +103,12 @@ class Recommendations:
     model_version: str
     fallback: bool
     ignored: int
+    source: Literal["server", "client"] = "server"
+
+    @property
+    def version(self) -> int | None:
+        """`model_version` as a number; None where it is none, as in an answer of the client's own fallback."""
+        return int(self.model_version) if self.model_version.isdecimal() else None
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.item_ids != contract.NO_ID))
@@ -97,26 +168,58 @@ class Explanation:
         return zip(self.item_ids.tolist(), self.contributions.tolist(), strict=True)
 
 
-def pack(
-    user_id: int | None,
-    history: Sequence[int],
-    k: int,
-    exclude: Sequence[int],
-    *,
-    history_only: bool = False,
-    text: str | None = None,
-) -> Tensors:
-    """Check a call for one user and turn it into the input tensors of `recommend`.
+class Row(NamedTuple):
+    """A query that has been checked."""
+
+    user_id: int
+    history: NDArray[np.int64]
+    k: int
+    exclude: NDArray[np.int64]
+    allow: NDArray[np.int64]
+    rules: bytes
+    text: bytes
+    history_only: bool
+
+
+def check(query: Query) -> Row:
+    """Check a query.
 
     Raises:
         InvalidRequest: An argument is of the wrong type or outside its limits.
     """
-    tensors = _asker(user_id, history, history_only) | {
-        contract.EXCLUDE: _ids(contract.EXCLUDE, exclude, contract.MAX_EXCLUDE),
-        contract.K: np.array([[_k(k)]], dtype=np.int32),
+    if not isinstance(query, Query):
+        raise InvalidRequest(f"a query came as {query!r} ({type(query).__name__}), expected fuserec.client.Query")
+    return Row(
+        _user(query.user_id),
+        _ids(contract.HISTORY, query.history, contract.MAX_HISTORY),
+        _k(query.k),
+        _ids(contract.EXCLUDE, query.exclude, contract.MAX_EXCLUDE),
+        _allow(query.allow),
+        _rules(query.rules),
+        _text(query.text),
+        _flag(query.history_only),
+    )
+
+
+def pack(rows: Sequence[Row]) -> Tensors:
+    """Turn checked queries into the input tensors of `recommend`.
+
+    What no row asks for is not sent: a server batches requests with the same set of inputs.
+    """
+    user_ids, histories, ks, excluded, allowed, rules, texts, flags = zip(*rows, strict=True)
+    tensors: Tensors = {
+        contract.USER_ID: np.array(user_ids, dtype=np.int64)[:, None],
+        contract.HISTORY: _padded(histories),
+        contract.EXCLUDE: _padded(excluded),
+        contract.K: np.array(ks, dtype=np.int32)[:, None],
     }
-    if text is not None:
-        tensors[contract.TEXT] = np.array([[_text(text)]], dtype=np.object_)
+    if any(flags):
+        tensors[contract.HISTORY_ONLY] = np.array(flags)[:, None]
+    if any(map(len, allowed)):
+        tensors[contract.ALLOW] = _padded(allowed)
+    for name, column in ((contract.TEXT, texts), (contract.RULES, rules)):
+        if any(column):
+            tensors[name] = np.array(column, dtype=np.object_)[:, None]
     return tensors
 
 
@@ -127,66 +230,94 @@ def pack_rank(
     ids = _ids(contract.CANDIDATES, candidates, contract.MAX_CANDIDATES)
     if not ids.size:
         raise InvalidRequest("candidates came empty, expected at least one item id")
-    return _asker(user_id, history, history_only) | {contract.CANDIDATES: ids}
+    return _asker(user_id, history, history_only) | {contract.CANDIDATES: ids[None, :]}
 
 
 def pack_explain(user_id: int | None, history: Sequence[int], item_id: int, *, history_only: bool = False) -> Tensors:
     """Check a call for one user and turn it into the input tensors of `explain`."""
     item = _ids(contract.ITEM_ID, [_integer("item_id", item_id)], 1)
-    return _asker(user_id, history, history_only) | {contract.ITEM_ID: item}
+    return _asker(user_id, history, history_only) | {contract.ITEM_ID: item[None, :]}
 
 
-def unpack_rank(outputs: Tensors, model_version: str) -> Ranked:
-    """Turn the output tensors of `rank` for one user into an answer."""
-    ids = outputs[contract.ITEM_IDS][0]
+def unpack(answer: Answer, rows: Sequence[Row]) -> list[Recommendations]:
+    """Turn the answer of `recommend` into one for each of its rows."""
+    ids, scores = answer[contract.ITEM_IDS], answer[contract.SCORES]
+    fallback, ignored = answer[contract.FALLBACK], answer[contract.IGNORED]
+    versions = answer.tensors.get(contract.VERSION)  # absent from servers of before A/B splits
+    return [
+        Recommendations(
+            item_ids=ids[place, : row.k],
+            scores=scores[place, : row.k],
+            model_version=answer.version if versions is None else str(versions[place, 0]),
+            fallback=bool(fallback[place, 0]),
+            ignored=int(ignored[place, 0]),
+        )
+        for place, row in enumerate(rows)
+    ]
+
+
+def unpack_rank(answer: Answer) -> Ranked:
+    """Turn the answer of `rank` for one user into what users see."""
+    ids = answer[contract.ITEM_IDS][0]
     count = int(np.count_nonzero(ids != contract.NO_ID))
     return Ranked(
         item_ids=ids[:count],
-        scores=outputs[contract.SCORES][0][:count],
-        ratings=outputs[contract.RATINGS][0][:count],
-        model_version=model_version,
-        ignored=int(outputs[contract.IGNORED][0, 0]),
+        scores=answer[contract.SCORES][0][:count],
+        ratings=answer[contract.RATINGS][0][:count],
+        model_version=answer.version,
+        ignored=int(answer[contract.IGNORED][0, 0]),
     )
 
 
-def unpack_explain(outputs: Tensors, model_version: str) -> Explanation:
-    """Turn the output tensors of `explain` for one user into an answer."""
-    ids = outputs[contract.ITEM_IDS][0]
+def unpack_explain(answer: Answer) -> Explanation:
+    """Turn the answer of `explain` for one user into what users see."""
+    ids = answer[contract.ITEM_IDS][0]
     count = int(np.count_nonzero(ids != contract.NO_ID))
     return Explanation(
         item_ids=ids[:count],
-        contributions=outputs[contract.CONTRIBUTIONS][0][:count],
-        score=float(outputs[contract.SCORE][0, 0]),
-        baseline=float(outputs[contract.BASELINE][0, 0]),
-        model_version=model_version,
-    )
-
-
-def unpack(outputs: Tensors, model_version: str) -> Recommendations:
-    """Turn the output tensors of `recommend` for one user into an answer."""
-    return Recommendations(
-        item_ids=outputs[contract.ITEM_IDS][0],
-        scores=outputs[contract.SCORES][0],
-        model_version=model_version,
-        fallback=bool(outputs[contract.FALLBACK][0, 0]),
-        ignored=int(outputs[contract.IGNORED][0, 0]),
+        contributions=answer[contract.CONTRIBUTIONS][0][:count],
+        score=float(answer[contract.SCORE][0, 0]),
+        baseline=float(answer[contract.BASELINE][0, 0]),
+        model_version=answer.version,
     )
 
 
 def _asker(user_id: int | None, history: Sequence[int], history_only: bool) -> Tensors:
     """Return the tensors that say who asks; what is off is not sent."""
-    if not isinstance(history_only, bool):
-        raise InvalidRequest(f"history_only came as {history_only!r}, expected True or False")
     tensors: Tensors = {
         contract.USER_ID: np.array([[_user(user_id)]], dtype=np.int64),
-        contract.HISTORY: _ids(contract.HISTORY, history, contract.MAX_HISTORY),
+        contract.HISTORY: _ids(contract.HISTORY, history, contract.MAX_HISTORY)[None, :],
     }
-    if history_only:
+    if _flag(history_only):
         tensors[contract.HISTORY_ONLY] = np.array([[True]])
     return tensors
 
 
-def _text(text: str) -> bytes:
+def _flag(history_only: bool) -> bool:
+    if not isinstance(history_only, bool):
+        raise InvalidRequest(f"history_only came as {history_only!r}, expected True or False")
+    return history_only
+
+
+def _allow(ids: Sequence[int]) -> NDArray[np.int64]:
+    array = _ids(contract.ALLOW, ids, contract.MAX_ALLOW)
+    if array.size and (array == contract.NO_ID).any():
+        # A row of nothing else would allow everything.
+        raise InvalidRequest(f"allow came with {contract.NO_ID}, which is no item id; leave it out")
+    return array
+
+
+def _rules(rules: Rules | None) -> bytes:
+    if rules is None:
+        return b""
+    if not isinstance(rules, Rules):
+        raise InvalidRequest(f"rules came as {rules!r} ({type(rules).__name__}), expected fuserec.client.Rules")
+    return rules.to_json().encode()
+
+
+def _text(text: str | None) -> bytes:
+    if text is None:
+        return b""
     if not isinstance(text, str):
         raise InvalidRequest(f"text came as {text!r} ({type(text).__name__}), expected a string")
     if not text.strip():
@@ -225,17 +356,36 @@ def _integer(name: str, value: object) -> int:
 
 
 def _ids(name: str, ids: ArrayLike, limit: int) -> NDArray[np.int64]:
-    """Return item ids as a (1, n) int64 tensor."""
+    """Return item ids as an (n,) int64 array."""
+    if isinstance(ids, tuple) and not ids:  # most of the calls
+        return _NO_IDS
     try:
         array = np.asarray(ids)
     except (ValueError, OverflowError) as error:
         raise InvalidRequest(f"{name} is not a list of item ids: {error}") from None
     if array.size == 0:
-        return np.empty((1, 0), dtype=np.int64)
+        return _NO_IDS
     if array.ndim != 1 or not np.can_cast(array.dtype, np.int64) or array.dtype == np.bool_:
         raise InvalidRequest(
             f"{name} came with dtype {array.dtype} and shape {array.shape}, expected int64 item ids in one dimension"
         )
     if len(array) > limit:
         raise InvalidRequest(f"{name} came with {len(array)} ids, expected at most {limit}")
-    return np.ascontiguousarray(array, dtype=np.int64)[None, :]
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _padded(rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return rows of unequal length as one (B, longest) tensor, filled up with NO_ID."""
+    if len(rows) == 1:
+        return rows[0][None, :]
+    padded = np.full((len(rows), max(map(len, rows))), contract.NO_ID, dtype=np.int64)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = ids
+    return padded
+
+
+def of_ids(ids: Sequence[int], k: int) -> Recommendations:
+    """Return item ids, best first, in the form of an answer that no server gave."""
+    found = _ids("the fallback", ids, contract.MAX_K)[:k]
+    scores = np.full(len(found), np.nan, dtype=np.float32)
+    return Recommendations(found, scores, model_version="", fallback=True, ignored=0)

@@ -7,7 +7,8 @@ Importing this package imports numpy and nothing heavier; numba, torch and trito
 needs them.
 """
 
+from fuserec.kernels.filters import ExcludedRows
 from fuserec.kernels.index import ItemIndex, TopK
 from fuserec.kernels.query import Bag, Lookup
 
-__all__ = ["Bag", "ItemIndex", "Lookup", "TopK"]
+__all__ = ["Bag", "ExcludedRows", "ItemIndex", "Lookup", "TopK"]

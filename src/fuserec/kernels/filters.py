@@ -6,6 +6,7 @@ A kernel drops a row before it looks at its score, so nothing is fetched beyond 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,12 +28,25 @@ class RowFilter:
     allow: BoolArray
 
 
+class ExcludedRows(NamedTuple):
+    """What may not come back, as rows of the index, found out before: see `ItemIndex.excluded_rows`.
+
+    Attributes:
+        rows: (S,) int64, ascending and without repeats within a query.
+        offsets: (B + 1,) int64: those of query `b` are `rows[offsets[b]:offsets[b + 1]]`.
+    """
+
+    rows: IntArray
+    offsets: IntArray
+
+
 def as_row_filter(exclude: object, allow: object, *, ids: IntArray, batch: int) -> RowFilter:
     """Return the filter of one search.
 
     Args:
-        exclude: None; a set or frozenset of item ids for the whole batch; a tuple `(ids, offsets)` in CSR form; or a
-            list (or 2-D array) of `batch` vectors of item ids. Ids that the index does not hold are ignored.
+        exclude: None; a set or frozenset of item ids for the whole batch; a tuple `(ids, offsets)` in CSR form; a
+            list (or 2-D array) of `batch` vectors of item ids; or `ExcludedRows`. Ids that the index does not hold are
+            ignored.
         allow: None, or a bool mask of shape (N,) or (batch, N), in the order of `ids`.
         ids: (N,) int64 item ids, ascending.
         batch: Number of queries.
@@ -49,13 +63,32 @@ def as_row_filter(exclude: object, allow: object, *, ids: IntArray, batch: int) 
         mask = np.ones((1, len(ids)), np.bool_) if len(mask) == 0 else mask.copy()
         mask[:, rows[known]] = False
         return RowFilter(no_offsets, no_rows, mask)
-    excluded, offsets = _as_csr(exclude, batch)
+    made = _checked_rows(exclude, len(ids), batch) if isinstance(exclude, ExcludedRows) else None
+    rows, offsets = made or excluded_rows(*_as_csr(exclude, batch), ids)
+    return RowFilter(offsets, rows, mask)
+
+
+def excluded_rows(excluded: IntArray, offsets: IntArray, ids: IntArray) -> ExcludedRows:
+    """Return the rows of lists of item ids: those of list `b` are `excluded[offsets[b]:offsets[b + 1]]`."""
+    batch = len(offsets) - 1
     rows, known = rows_of(excluded, ids)
     query = np.repeat(np.arange(batch), np.diff(offsets))
     # One sort orders all queries at once and drops the repeats.
     pairs = np.unique(query[known] * len(ids) + rows[known])
     counts = np.bincount(pairs // len(ids), minlength=batch)
-    return RowFilter(np.concatenate(([0], np.cumsum(counts))).astype(np.int64), pairs % len(ids), mask)
+    return ExcludedRows(pairs % len(ids), np.concatenate(([0], np.cumsum(counts))).astype(np.int64))
+
+
+def _checked_rows(exclude: ExcludedRows, n_rows: int, batch: int) -> ExcludedRows:
+    """Return `exclude`, if that is what it is: with rows in another order the kernels would let some of them pass."""
+    rows, offsets = exclude
+    if len(offsets) != batch + 1 or offsets[0] != 0 or offsets[-1] != len(rows):
+        raise ValueError(f"exclude: got offsets for {len(offsets) - 1} queries and {len(rows)} rows, expected {batch}")
+    # Where a list begins, the one before it may have ended at any row.
+    falls = np.flatnonzero(rows[1:] <= rows[:-1]) + 1
+    if not np.isin(falls, offsets).all() or (len(rows) and not (rows.min() >= 0 and rows.max() < n_rows)):
+        raise ValueError(f"exclude: got rows that do not ascend within a query, or beyond 0..{n_rows - 1}")
+    return exclude
 
 
 def rows_of(item_ids: IntArray, ids: IntArray) -> tuple[IntArray, BoolArray]:

@@ -20,7 +20,7 @@ from fuserec.kernels._arrays import (
     as_float_matrix,
     as_int_vector,
 )
-from fuserec.kernels.filters import as_row_filter, rows_of
+from fuserec.kernels.filters import ExcludedRows, as_row_filter, excluded_rows, rows_of
 from fuserec.kernels.packed import PackedCodes, pack
 from fuserec.kernels.quantize import Codes, quantize_rows
 from fuserec.kernels.query import as_pool
@@ -133,7 +133,8 @@ class ItemIndex:
             k: At least 1; may exceed the number of items.
             exclude: Item ids that must not come back; unknown and repeated ids are fine, `NO_ID` padding too.
                 A set holds for the whole batch. A list of B id vectors, or a (B, E) array, holds one for each query.
-                A tuple is `(ids, offsets)` in CSR form.
+                A tuple is `(ids, offsets)` in CSR form. `excluded_rows` makes of such lists what need not be worked out
+                again at the next search.
             allow: Bool mask of the items that may come back: (N,) for the batch or (B, N), in the order of `ids`.
             backend: "cpu"; "cuda"; "interpret" (the GPU kernels under the Triton interpreter, for tests); "reference"
                 (numpy, slow); or "auto": "cuda" if torch is imported already and sees a device, else "cpu".
@@ -172,10 +173,20 @@ class ItemIndex:
         if op.resolve("auto") != "cpu":
             self.search(query, 1)
             return
-        from fuserec.kernels.search._numba import compiled_once, work
+        from fuserec.kernels.search._numba_jit import compiled_once
+        from fuserec.kernels.search._numba_run import work
 
         with compiled_once(work):
             self.search(query, 1)
+
+    def excluded_rows(self, excluded: IntArray, offsets: IntArray) -> ExcludedRows:
+        """Return what `search` takes as `exclude`, of lists of item ids end to end.
+
+        Args:
+            excluded: (S,) int64 item ids; unknown and repeated ones are fine.
+            offsets: (B + 1,) int64: list `b` is `excluded[offsets[b]:offsets[b + 1]]`.
+        """
+        return excluded_rows(excluded, offsets, self.ids)
 
     def mask(self, allow: Sequence[object]) -> BoolArray:
         """Return what `search` takes as `allow`, of B vectors of item ids: (B, N) bool; unknown ids are ignored."""

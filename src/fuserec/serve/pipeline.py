@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
 from fuserec.errors import BundleError
-from fuserec.kernels import ItemIndex, TopK
+from fuserec.kernels import ExcludedRows, ItemIndex, TopK
 from fuserec.manifest import Manifest
 from fuserec.rules import NO_RULES, Rules
 from fuserec.serve.blending import blend
 from fuserec.serve.engines import Engine, open_engine
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.ranking import RankStage
+from fuserec.serve.remembered import UserVectors
 from fuserec.serve.rules import Fetch, RuleStage
 from fuserec.serve.stores import Categories, read_items
 from fuserec.serve.texts import TextStage
@@ -69,13 +70,11 @@ class Encoded:
 
     Attributes:
         vectors: (B, D) float32.
-        seen: B arrays of item ids that each user has consumed, as far as is known.
         fallback: (B,) bool: neither the user nor any history nor a text is known, so the vector says nothing.
         ignored: (B,) int32: ids of the history that the catalogue does not hold.
     """
 
     vectors: Floats
-    seen: list[Ids]
     fallback: NDArray[np.bool_]
     ignored: NDArray[np.int32]
 
@@ -108,7 +107,6 @@ class _Batch:
     queries: Sequence[Query]
     known: Known
     users: Encoded
-    excluded: list[Ids]
 
 
 @dataclass(frozen=True)
@@ -156,6 +154,9 @@ class Pipeline:
         self._reranker = reranker
         self._rules = RuleStage(categories or Categories.none(), index)
         self._version = version
+        # Found out once: where the stored histories are in the index.
+        self._seen = index.excluded_rows(users.stored.items, users.stored.offsets)
+        self._vectors = UserVectors(len(users.stored), index.dim)
 
     @classmethod
     def open(cls, bundle: Path) -> Pipeline:
@@ -240,9 +241,7 @@ class Pipeline:
         if not queries:
             return []
         known = self._users.look_up(queries)
-        users = self._encode(queries, known)
-        excluded = [np.concatenate([seen, query.exclude]) for seen, query in zip(users.seen, queries, strict=True)]
-        batch = _Batch(queries, known, users, excluded)
+        batch = _Batch(queries, known, self._encode(queries, known))
         answers: dict[int, Answer] = {}
         for rows in _searched_together(queries):
             answers |= zip(rows, self._answer(batch, rows), strict=True)
@@ -278,39 +277,59 @@ class Pipeline:
     def _best(self, batch: _Batch, rows: Sequence[int], k: int) -> tuple[Ids, Floats]:
         """Return the k best items before any rule, ids and scores, of some rows of a batch."""
         queries = [batch.queries[row] for row in rows]
-        excluded = [batch.excluded[row] for row in rows]
         allow = [query.allow for query in queries] if len(queries[0].allow) else None
         fallback = batch.users.fallback[rows]
         width = k if self._reranker is None else max(k, self._reranker.candidates)
-        ids, scores = self._find(batch.users.vectors[rows], width, excluded, allow)
+        ids, scores = self._find(batch, rows, width, allow)
         if self._reranker is not None:
             # Neither a text nor the lack of everything is something that the ranker could judge by.
             judged = np.flatnonzero(~fallback & np.array([not query.text for query in queries]))
             ids, scores = self._rerank(self._reranker, batch.known.take(np.asarray(rows)[judged]), ids, scores, judged)
         for place in np.flatnonzero(fallback):
+            # Of whom nothing is known, nothing is known to have been seen.
             allowed = None if allow is None else allow[place]
-            ids[place, :k], scores[place, :k] = self._popularity.top(k, excluded[place], allowed)
+            ids[place, :k], scores[place, :k] = self._popularity.top(k, queries[place].exclude, allowed)
         return ids[:, :k], scores[:, :k]
 
-    def _find(
-        self, vectors: Floats, k: int, excluded: Sequence[Ids], allow: Sequence[Ids] | None
-    ) -> tuple[Ids, Floats]:
-        """Search for (b, D) vectors, each with its own exclusions and allowed items, if any; (b, k) ids and scores."""
+    def _find(self, batch: _Batch, rows: Sequence[int], k: int, allow: Sequence[Ids] | None) -> tuple[Ids, Floats]:
+        """Search for b rows of a batch, with their allowed items, if any; (b, k) ids and scores."""
+        vectors = batch.users.vectors[rows]
         if allow is None:
-            found = self.search(vectors, k, excluded)
+            found = self._index.search(vectors, k, exclude=self._excluded(batch, rows))
             return found.ids, found.scores
         step = max(1, _MASK_BYTES // self._index.rows)
         parts = []
         for at in range(0, len(vectors), step):
             here = slice(at, at + step)
+            excluded = self._excluded(batch, rows[here])
             mask = self._index.mask(allow[here])
-            parts.append(self._index.search(vectors[here], k, exclude=excluded[here], allow=mask))
+            parts.append(self._index.search(vectors[here], k, exclude=excluded, allow=mask))
         return np.concatenate([part.ids for part in parts]), np.concatenate([part.scores for part in parts])
+
+    def _excluded(self, batch: _Batch, rows: Sequence[int]) -> ExcludedRows:
+        """Return what may not come back for some rows of a batch: what was seen, and what the query excludes."""
+        lists = []
+        for row in rows:
+            user, given, unwanted = batch.known.stored[row], batch.known.given[row], batch.queries[row].exclude
+            first, end = (0, 0) if user < 0 else self._seen.offsets[user : user + 2].tolist()
+            seen = self._seen.rows[first:end]
+            if len(given) or len(unwanted):
+                also = np.concatenate([given, unwanted])
+                seen = np.union1d(seen, self._index.excluded_rows(also, np.array([0, len(also)])).rows)
+            lists.append(seen)
+        offsets = np.zeros(len(lists) + 1, dtype=np.int64)
+        np.cumsum([len(seen) for seen in lists], out=offsets[1:])
+        return ExcludedRows(lists[0] if len(lists) == 1 else np.concatenate(lists), offsets)
 
     def _encode(self, queries: Sequence[Query], known: Known) -> Encoded:
         vectors = np.empty((len(queries), self.dim), dtype=np.float32)
-        for users, feed in known.padded(self._max_history, MAX_BATCH):
-            vectors[users] = self._engine.run(feed)["user_vector"]
+        users = known.as_stored
+        new = np.flatnonzero(~self._vectors.read(users, vectors))
+        if len(new):
+            for some, feed in known.take(new).padded(self._max_history, MAX_BATCH):
+                vectors[new[some]] = self._engine.run(feed)["user_vector"]
+            kept = new[users[new] >= 0]
+            self._vectors.write(users[kept], vectors[kept])
         fallback = known.nothing
         texts = [row for row, query in enumerate(queries) if query.text]
         if texts:
@@ -318,7 +337,7 @@ class Pipeline:
                 raise ValueError("a text came, and the model reads none; expected a user id or a history")
             vectors[texts] = self._texts.encode([queries[row].text for row in texts])
             fallback[texts] = False
-        return Encoded(vectors, known.seen, fallback, known.ignored)
+        return Encoded(vectors, fallback, known.ignored)
 
     def _rerank(self, reranker: Reranker, users: Known, ids: Ids, scores: Floats, rows: Ids) -> tuple[Ids, Floats]:
         """Reorder the first candidates of some `rows`, those of `users`; what lies beyond keeps its order, below."""

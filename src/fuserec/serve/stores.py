@@ -53,12 +53,17 @@ class IdMap:
 
 
 class UserStore:
-    """Users of the checkpoint and the items each is known to have consumed, oldest first."""
+    """Users of the checkpoint and the items each is known to have consumed, oldest first.
+
+    Attributes:
+        items: (n,) int64, the item ids of all users, one user after the other.
+        offsets: (users + 1,) int64: those of user `u` are `items[offsets[u]:offsets[u + 1]]`.
+    """
 
     def __init__(self, user_ids: Ids, items: Ids, offsets: Ids) -> None:
         self._rows = IdMap(user_ids)
-        self._items = items
-        self._offsets = offsets
+        self.items = items
+        self.offsets = offsets
 
     @classmethod
     def load(cls, path: Path) -> UserStore:
@@ -74,15 +79,16 @@ class UserStore:
         items = table["history"].explode(empty_as_null=False).to_numpy()
         return cls(table["user_id"].to_numpy(), items, offsets)
 
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
     def rows(self, user_ids: Ids) -> Ids:
         """Return the row of each user, -1 for an unknown one."""
         return self._rows.rows(user_ids)
 
-    def history(self, row: int) -> Ids:
-        """Return the item ids of one user, oldest first; empty for row -1."""
-        if row < 0:
-            return self._items[:0]
-        return self._items[self._offsets[row] : self._offsets[row + 1]]
+    def place(self, row: int) -> slice:
+        """Return where in `items` the items of one user are, oldest first; nowhere for row -1."""
+        return slice(0, 0) if row < 0 else slice(*self.offsets[row : row + 2].tolist())
 
 
 class Categories:

@@ -7,7 +7,9 @@ INVALID_ARGUMENT by itself; the others of its batch are answered as if it had no
 from __future__ import annotations
 
 import abc
+import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +27,9 @@ from fuserec.serve.pipeline import Answer, Pipeline, Query
 from fuserec.serve.ranking import Ranked, RankQuery, RankStage
 from fuserec.serve.users import NO_IDS, Users
 
+# The tensors of a request by name.
+Inputs = dict[str, Any]
+
 
 class _Model(abc.ABC):
     """Opens the bundle and answers a list of requests; a model says how one request is read and a batch is run."""
@@ -32,6 +37,7 @@ class _Model(abc.ABC):
     def initialize(self, args: dict[str, str]) -> None:
         """Open and warm the pipeline; an exception here makes the model, and so the server, fail to start."""
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+        _share_cores(args["model_config"])
         # The front door's version folder is the bundle; the single stages read the one of the same version.
         self.open(served_bundle(Path(args["model_repository"]).parent, int(args["model_version"])))
 
@@ -47,7 +53,8 @@ class _Model(abc.ABC):
         batches: list[Any] = []
         for position, request in enumerate(requests):
             try:
-                batches.append(self.read(request))
+                # At once: each look-up by name makes the whole list anew.
+                batches.append(self.read({tensor.name(): tensor for tensor in request.inputs()}))
                 good.append(position)
             except ValueError as error:
                 responses[position] = pb_utils.InferenceResponse(
@@ -60,8 +67,8 @@ class _Model(abc.ABC):
         return responses
 
     @abc.abstractmethod
-    def read(self, request: Any) -> Any:
-        """Turn a request into what `run` takes; `ValueError` refuses it."""
+    def read(self, inputs: Inputs) -> Any:
+        """Turn the input tensors of a request into what `run` takes; `ValueError` refuses it."""
 
     @abc.abstractmethod
     def run(self, batches: Sequence[Any]) -> list[dict[str, NDArray[Any]]]:
@@ -71,16 +78,16 @@ class _Model(abc.ABC):
 class RecommendModel(_Model):
     """`recommend`: who asks, for what, without what -> item_ids, scores, fallback, ignored, version."""
 
-    def read(self, request: Any) -> list[Query]:
+    def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
-        users = _tensor(request, contract.USER_ID)[:, 0]
-        ks = _checked_k(request, len(users))
-        histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        excludes = _id_lists(request, contract.EXCLUDE, len(users), contract.MAX_EXCLUDE)
-        only = _switches(request, contract.HISTORY_ONLY, len(users))
-        texts = _strings(request, contract.TEXT, len(users), contract.MAX_TEXT)
-        allows = _id_lists(request, contract.ALLOW, len(users), contract.MAX_ALLOW)
-        rules = [Rules.from_json(text) for text in _strings(request, contract.RULES, len(users), MAX_JSON)]
+        users = _tensor(inputs, contract.USER_ID)[:, 0]
+        ks = _checked_k(inputs, len(users))
+        histories = _id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        excludes = _id_lists(inputs, contract.EXCLUDE, len(users), contract.MAX_EXCLUDE)
+        only = _switches(inputs, contract.HISTORY_ONLY, len(users))
+        texts = _strings(inputs, contract.TEXT, len(users), contract.MAX_TEXT)
+        allows = _id_lists(inputs, contract.ALLOW, len(users), contract.MAX_ALLOW)
+        rules = [Rules.from_json(text) for text in _strings(inputs, contract.RULES, len(users), MAX_JSON)]
         if any(texts) and not self.pipeline.reads_text:
             raise ValueError(f"{contract.TEXT} came, and this model reads none; expected a user id or a history")
         return [
@@ -99,11 +106,11 @@ class RecommendModel(_Model):
 class EncodeModel(_Model):
     """`encode`: user_id, history, history_only -> user_vector, fallback, ignored."""
 
-    def read(self, request: Any) -> list[Query]:
+    def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
-        users = _tensor(request, contract.USER_ID)[:, 0]
-        histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        only = _switches(request, contract.HISTORY_ONLY, len(users))
+        users = _tensor(inputs, contract.USER_ID)[:, 0]
+        histories = _id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        only = _switches(inputs, contract.HISTORY_ONLY, len(users))
         return [
             Query(int(user), history, NO_IDS, 1, given)
             for user, history, given in zip(users, histories, only, strict=True)
@@ -126,15 +133,15 @@ class EncodeModel(_Model):
 class SearchModel(_Model):
     """`search`: query, exclude, k -> item_ids, scores."""
 
-    def read(self, request: Any) -> tuple[NDArray[np.float32], list[NDArray[np.int64]], NDArray[np.int32]]:
+    def read(self, inputs: Inputs) -> tuple[NDArray[np.float32], list[NDArray[np.int64]], NDArray[np.int32]]:
         """Read one request as vectors, exclusion lists and k a row."""
-        vectors = _tensor(request, contract.QUERY)
+        vectors = _tensor(inputs, contract.QUERY)
         if vectors.shape[1] != self.pipeline.dim:
             raise ValueError(f"{contract.QUERY} came with dimension {vectors.shape[1]}, expected {self.pipeline.dim}")
         if not np.isfinite(vectors).all():
             raise ValueError(f"{contract.QUERY} came with NaN or infinite values, expected finite ones")
-        excludes = _id_lists(request, contract.EXCLUDE, len(vectors), contract.MAX_EXCLUDE)
-        return vectors, excludes, _checked_k(request, len(vectors))
+        excludes = _id_lists(inputs, contract.EXCLUDE, len(vectors), contract.MAX_EXCLUDE)
+        return vectors, excludes, _checked_k(inputs, len(vectors))
 
     def run(self, batches: Sequence[Any]) -> list[dict[str, NDArray[Any]]]:
         """Search for the rows of all requests at once."""
@@ -170,12 +177,12 @@ class RankModel(_Model):
         self.stage, self.users = stage, Users.load(bundle, manifest)
         self.stage.rank([RankQuery(contract.NO_ID, NO_IDS, NO_IDS)], self.users)
 
-    def read(self, request: Any) -> list[RankQuery]:
+    def read(self, inputs: Inputs) -> list[RankQuery]:
         """Read one request as a query a row."""
-        users = _tensor(request, contract.USER_ID)[:, 0]
-        histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        candidates = _id_lists(request, contract.CANDIDATES, len(users), contract.MAX_CANDIDATES)
-        only = _switches(request, contract.HISTORY_ONLY, len(users))
+        users = _tensor(inputs, contract.USER_ID)[:, 0]
+        histories = _id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        candidates = _id_lists(inputs, contract.CANDIDATES, len(users), contract.MAX_CANDIDATES)
+        only = _switches(inputs, contract.HISTORY_ONLY, len(users))
         return [
             RankQuery(int(user), history, row, given)
             for user, history, row, given in zip(users, histories, candidates, only, strict=True)
@@ -190,13 +197,13 @@ class RankModel(_Model):
 class ExplainModel(_Model):
     """`explain`: user_id, history, item_id, history_only -> item_ids, contributions, score, baseline."""
 
-    def read(self, request: Any) -> list[tuple[Query, int]]:
+    def read(self, inputs: Inputs) -> list[tuple[Query, int]]:
         """Read one request as a query and an item a row."""
-        users = _tensor(request, contract.USER_ID)[:, 0]
-        items = _tensor(request, contract.ITEM_ID)[:, 0]
+        users = _tensor(inputs, contract.USER_ID)[:, 0]
+        items = _tensor(inputs, contract.ITEM_ID)[:, 0]
         _same_rows(contract.ITEM_ID, len(items), len(users))
-        histories = _id_lists(request, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        only = _switches(request, contract.HISTORY_ONLY, len(users))
+        histories = _id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        only = _switches(inputs, contract.HISTORY_ONLY, len(users))
         for item in items:
             self.pipeline.check_item(int(item))
         return [
@@ -207,6 +214,15 @@ class ExplainModel(_Model):
     def run(self, batches: Sequence[list[tuple[Query, int]]]) -> list[dict[str, NDArray[Any]]]:
         """Explain row by row: each is a batch of its own to the user tower."""
         return [_stack_explained([explain(self.pipeline, query, item) for query, item in batch]) for batch in batches]
+
+
+def _share_cores(model_config: str) -> None:
+    """Let a search use as many cores as there are for each process of its model."""
+    import numba
+
+    processes = sum(group["count"] for group in json.loads(model_config)["instance_group"])
+    most = numba.get_num_threads()  # as many as its own settings allow
+    numba.set_num_threads(max(1, min(most, len(os.sched_getaffinity(0))) // processes))
 
 
 def _stack_ranked(answers: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
@@ -257,38 +273,40 @@ def _stack(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
     }
 
 
-def _tensor(request: Any, name: str) -> NDArray[Any]:
+def _tensor(inputs: Inputs, name: str) -> NDArray[Any]:
     """Return a required input; the server has checked its name, dtype and rank against the configuration."""
-    array: NDArray[Any] = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    array: NDArray[Any] = inputs[name].as_numpy()
     if array.shape[0] == 0:
         raise ValueError(f"{name} came with 0 rows, expected at least 1")
     return array
 
 
-def _checked_k(request: Any, rows: int) -> NDArray[np.int32]:
+def _checked_k(inputs: Inputs, rows: int) -> NDArray[np.int32]:
     """Return k a row."""
-    ks: NDArray[np.int32] = _tensor(request, contract.K)[:, 0]
+    ks: NDArray[np.int32] = _tensor(inputs, contract.K)[:, 0]
     _same_rows(contract.K, len(ks), rows)
     if ks.min() < 1 or ks.max() > contract.MAX_K:
         raise ValueError(f"{contract.K} came as {ks.min()}..{ks.max()}, expected 1 to {contract.MAX_K}")
     return ks
 
 
-def _id_lists(request: Any, name: str, rows: int, limit: int) -> list[NDArray[np.int64]]:
+def _id_lists(inputs: Inputs, name: str, rows: int, limit: int) -> list[NDArray[np.int64]]:
     """Return an optional list of ids a row, without the padding."""
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    tensor = inputs.get(name)
     if tensor is None:
         return [NO_IDS] * rows
     array: NDArray[np.int64] = tensor.as_numpy()
     _same_rows(name, len(array), rows)
     if array.shape[1] > limit:
         raise ValueError(f"{name} came with {array.shape[1]} ids a row, expected at most {limit}")
+    if not array.size:
+        return [NO_IDS] * rows
     return [row[row != contract.NO_ID] for row in array]
 
 
-def _switches(request: Any, name: str, rows: int) -> list[bool]:
+def _switches(inputs: Inputs, name: str, rows: int) -> list[bool]:
     """Return an optional switch a row; off where it did not come."""
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    tensor = inputs.get(name)
     if tensor is None:
         return [False] * rows
     array: NDArray[np.bool_] = tensor.as_numpy()[:, 0]
@@ -296,9 +314,9 @@ def _switches(request: Any, name: str, rows: int) -> list[bool]:
     return [bool(value) for value in array]
 
 
-def _strings(request: Any, name: str, rows: int, limit: int) -> list[str]:
+def _strings(inputs: Inputs, name: str, rows: int, limit: int) -> list[str]:
     """Return an optional text a row; empty where it did not come."""
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    tensor = inputs.get(name)
     if tensor is None:
         return [""] * rows
     array: NDArray[np.object_] = tensor.as_numpy()[:, 0]

@@ -43,14 +43,16 @@ class Known:
         rows: (B,) int64 user rows, 0 for somebody unknown.
         items: B arrays of item ids, the histories that are read, oldest first.
         histories: the same as item rows (1..I).
-        seen: B arrays of item ids that each user has consumed, as far as is known.
+        stored: B numbers of users, 0 to n - 1, whose stored history is not to be recommended again; -1 for none.
+        given: B arrays of item ids that came with the query and are not to be recommended either.
         ignored: (B,) int32: ids of the history that the catalogue does not hold.
     """
 
     rows: Ids
     items: list[Ids]
     histories: list[Ids]
-    seen: list[Ids]
+    stored: Ids
+    given: list[Ids]
     ignored: NDArray[np.int32]
 
     @property
@@ -61,8 +63,14 @@ class Known:
 
     def take(self, rows: Ids) -> Known:
         """Return some of the users."""
-        items, histories, seen = ([values[row] for row in rows] for values in (self.items, self.histories, self.seen))
-        return Known(self.rows[rows], items, histories, seen, self.ignored[rows])
+        lists = (self.items, self.histories, self.given)
+        items, histories, given = ([values[row] for row in rows] for values in lists)
+        return Known(self.rows[rows], items, histories, self.stored[rows], given, self.ignored[rows])
+
+    @property
+    def as_stored(self) -> Ids:
+        """(B,) int64: the number of each user of whom the networks read just what is stored; -1 for the others."""
+        return np.where([len(given) == 0 for given in self.given], self.stored, -1)
 
     def padded(self, longest: int, limit: int) -> Iterator[tuple[Ids, dict[str, Ids]]]:
         """Yield all users in batches that a network takes.
@@ -88,6 +96,8 @@ class Users:
     def __init__(self, item_ids: Ids, stored: UserStore) -> None:
         self._items = IdMap(item_ids)
         self._stored = stored
+        # Found out once: most callers are known and give no history.
+        self._stored_rows = self.rows(stored.items)
 
     @classmethod
     def load(cls, bundle: Path, manifest: Manifest) -> Users:
@@ -98,19 +108,32 @@ class Users:
         """
         return cls(read_items(bundle, manifest)["item_id"].to_numpy(), UserStore.load(bundle / "users.parquet"))
 
+    @property
+    def stored(self) -> UserStore:
+        """What is stored of each user."""
+        return self._stored
+
     def look_up(self, queries: Sequence[Asker]) -> Known:
         """Find out what is known of those who ask."""
-        rows = self._stored.rows(np.array([query.user_id for query in queries], dtype=np.int64))
-        items, seen, ignored = [], [], np.zeros(len(queries), dtype=np.int32)
-        for position, (query, row) in enumerate(zip(queries, rows, strict=True)):
+        users = self._stored.rows(np.array([query.user_id for query in queries], dtype=np.int64))
+        items, histories, lists, ignored = [], [], [], np.zeros(len(queries), dtype=np.int32)
+        for position, (query, user) in enumerate(zip(queries, users.tolist(), strict=True)):
             given, ignored[position] = self.known(query.history)
-            stored = NO_IDS if query.history_only else self._stored.history(int(row))
-            items.append(given if len(given) or query.history_only else stored)
-            seen.append(np.concatenate([stored, given]))
-        return Known(rows + 1, items, [self.rows(history) for history in items], seen, ignored)
+            if len(given) or query.history_only:
+                items.append(given)
+                histories.append(self.rows(given))
+            else:
+                place = self._stored.place(user)
+                items.append(self._stored.items[place])
+                histories.append(self._stored_rows[place])
+            lists.append(given)
+        stored = np.where([query.history_only for query in queries], -1, users)
+        return Known(users + 1, items, histories, stored, lists, ignored)
 
     def known(self, ids: Ids) -> tuple[Ids, int]:
         """Return the ids that the catalogue holds, in order, and how many it does not; `NO_ID` is not counted."""
+        if not len(ids):
+            return ids, 0
         ids = ids[ids != NO_ID]
         known = ids[self._items.rows(ids) >= 0]
         return known, len(ids) - len(known)

@@ -50,7 +50,7 @@ def compiled_once(function: object) -> Iterator[None]:
     """
     file = getattr(getattr(function, "_cache", None), "_cache_file", None)
     folder = getattr(file, "_cache_path", None)
-    if folder is None or file._load_index():
+    if file is None or folder is None or file._load_index():
         yield
         return
     with locked(Path(folder) / "compiling.lock"):
