@@ -12,8 +12,9 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from fuserec.client import Query
 from fuserec.client._transport import DATATYPES
-from fuserec.client._wire import RECOMMEND_OUTPUTS, pack
+from fuserec.client._wire import Tensors, check, pack
 
 K: Final = 10
 MAX_GIVEN: Final = 200
@@ -72,30 +73,27 @@ class Call:
         from tritonclient.grpc import service_pb2
 
         request = service_pb2.ModelInferRequest(model_name=model)
-        for name, array in pack(self.user_id, self.history, K, ()).items():
+        for name, array in self._tensors().items():
             request.inputs.add(name=name, datatype=DATATYPES[array.dtype], shape=array.shape)
             request.raw_input_contents.append(array.tobytes())
-        for name in RECOMMEND_OUTPUTS:
-            request.outputs.add(name=name)
         serialized: bytes = request.SerializeToString()
         return serialized
 
     def http(self, model: str) -> bytes:
         """Return it as an HTTP request of the server's own protocol, JSON in and out as the rival's."""
-        tensors = pack(self.user_id, self.history, K, ())
-        body = {
-            "inputs": [
-                {"name": name, "datatype": DATATYPES[array.dtype], "shape": array.shape, "data": array.ravel().tolist()}
-                for name, array in tensors.items()
-            ],
-            "outputs": [{"name": name} for name in RECOMMEND_OUTPUTS],
-        }
-        return _post(f"/v2/models/{model}/infer", body)
+        inputs = [
+            {"name": name, "datatype": DATATYPES[array.dtype], "shape": array.shape, "data": array.ravel().tolist()}
+            for name, array in self._tensors().items()
+        ]
+        return _post(f"/v2/models/{model}/infer", {"inputs": inputs})
 
     def rival(self) -> bytes:
         """Return it as an HTTP request to the rival; what is off is not sent, as a user would have it."""
         body: dict[str, Any] = {"user_id": self.user_id, "k": K}
         return _post("/recommend", body | ({"history": self.history} if self.history else {}))
+
+    def _tensors(self) -> Tensors:
+        return pack([check(Query(user_id=self.user_id, history=self.history, k=K))])
 
 
 def _post(path: str, body: dict[str, Any]) -> bytes:
