@@ -1,13 +1,11 @@
 """A model that does nothing, with the inputs and outputs of `recommend`: what the server itself costs.
 
-It lies in the repository beside the others, which its manifest does not forbid, and is loaded as they are: the same
-queue, the same batches, as many processes.
+It is shown to the server beside the others, with the configuration of `recommend`: the same queue, the same batches, as
+many processes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 from typing import Final
 
 from fuserec.contract import RECOMMEND
@@ -47,16 +45,11 @@ class TritonPythonModel:
 
 
 def load_noop(server: Server) -> None:
-    """Write the model into the repository of a running server and load it."""
-    version = str(server.manifest.version)
-    source, target = server.repository / RECOMMEND / version, server.repository / NOOP
-    shutil.rmtree(target, ignore_errors=True)
+    """Put the model beside the others of a running server and load it."""
+    target, version = server.shown / NOOP, str(server.manifest.version)
     (target / version).mkdir(parents=True)
     (target / version / CODE_FILE).write_text(_CODE)
-    config = (source / CONFIG_FILE).read_text().replace(f'name: "{RECOMMEND}"', f'name: "{NOOP}"')
-    for folder in (target, target / version):
-        (folder / CONFIG_FILE).write_text(config)
-    # To the launcher it is a stage, and it is to have what the front door has.
-    settings = dataclasses.replace(server.settings, stage_instances=server.settings.instances)
+    config = (server.shown / RECOMMEND / CONFIG_FILE).read_text()
+    (target / CONFIG_FILE).write_text(config.replace(f'name: "{RECOMMEND}"', f'name: "{NOOP}"'))
     with server.admin() as admin:
-        admin.load(server.manifest, server.repository, [NOOP], settings, timeout_s=60.0)
+        admin.load([NOOP], timeout_s=60.0)

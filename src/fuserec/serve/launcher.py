@@ -123,6 +123,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._key = Key()
         self._starts = 0
+        self._view: View | None = None
         self._manifest: Manifest | None = None
         # An item that the canary asks about, and the version that it is of.
         self._item: tuple[int, int] | None = None
@@ -149,6 +150,13 @@ class Server:
         if self._manifest is None:
             raise LaunchError("the server is not running")
         return self._manifest
+
+    @property
+    def shown(self) -> Path:
+        """The model repository that the running server sees, see `fuserec.serve.view`."""
+        if self._view is None:
+            raise LaunchError("the server is not running")
+        return self._view.folder
 
     @property
     def is_running(self) -> bool:
@@ -204,6 +212,7 @@ class Server:
         new.verify(self.repository)
         # The front door last: when it answers as the new version, all do.
         stages = [name for name in new.models if name != new.models[0]]
+        assert self._view is not None, "made with the process"
         with self.admin() as admin:
             try:
                 for models in (stages, new.models[:1]):
@@ -217,7 +226,7 @@ class Server:
             for name in old.models:
                 if name not in new.models:
                     admin.unload(name)
-                    self._shown.hide(name)
+                    self._view.hide(name)
 
     def reload(self, model: str) -> None:
         """Open a model anew, with new processes.
@@ -257,7 +266,8 @@ class Server:
             return client.rank(history=[item_id], candidates=[item_id]).model_version
 
     def _show(self, admin: Admin, manifest: Manifest, models: Sequence[str]) -> None:
-        self._shown.show(manifest, models)
+        assert self._view is not None, "made with the process"
+        self._view.show(manifest, models)
         try:
             admin.load(models, self._start_timeout_s)
         except LaunchError as error:
@@ -287,6 +297,7 @@ class Server:
     def stop(self) -> None:
         """End the server and its children: politely first, after 20 s by force. Safe to call at any time."""
         process, self._process, self._manifest = self._process, None, None
+        self._view = None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -316,11 +327,11 @@ class Server:
 
     def _spawn(self, binary: ServerBinary, manifest: Manifest) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="fuserec-serve-"))
-        self._shown = View(self._scratch / "models", self.repository, self.settings)
-        self._shown.show(manifest, manifest.models)
+        self._view = View(self._scratch / "models", self.repository, self.settings)
+        self._view.show(manifest, manifest.models)
         options = binary.prepare(self._scratch)
         options += [
-            f"--model-repository={self._shown.folder}",
+            f"--model-repository={self._view.folder}",
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in manifest.models),
             "--disable-auto-complete-config",
