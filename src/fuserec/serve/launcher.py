@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from fuserec.client import Recommender
 from fuserec.contract import RECOMMEND
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 LOG_TAIL_LINES = 20
 STOP_TIMEOUT_S = 20.0
 CANARY_TIMEOUT_MS = 5_000.0
+# In place of a file: where the launcher itself complains, as containers want it.
+STDERR = Path("-")
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Server:
         address: Where to listen; loopback unless told otherwise.
         settings: How the models run.
         binary: The `tritonserver` executable; the one in the installed wheel by default.
-        log: File that receives what the server prints; a temporary one by default.
+        log: File that receives what the server prints, `-` for stderr; a temporary one by default.
         start_timeout_s: Seconds until the first answer.
     """
 
@@ -342,7 +345,6 @@ class Server:
             options += [f"--{name}-address={self.address.host}", f"--{name}-port={port}"]
         if device_target() is None:
             options.append("--allow-gpu-metrics=false")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         libc = ctypes.CDLL(None)
         launcher = os.getpid()
 
@@ -352,7 +354,7 @@ class Server:
             if os.getppid() != launcher:
                 os._exit(1)
 
-        with self.log.open("ab" if self._starts else "wb") as log:
+        with self._open_log() as log:
             self._process = subprocess.Popen(
                 # A shell that becomes the server, so that its own process id can be part of an option.
                 ["/bin/sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={_shm_prefix("$$")}']
@@ -377,7 +379,15 @@ class Server:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
         return f"the server {how}; the end of its log:\n{self._tail()}"
 
+    def _open_log(self) -> BinaryIO:
+        if self.log == STDERR:
+            return open(2, "wb", closefd=False)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        return self.log.open("ab" if self._starts else "wb")
+
     def _tail(self) -> str:
+        if self.log == STDERR:
+            return "    (it is above)"
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:])
 
