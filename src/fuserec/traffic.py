@@ -61,7 +61,6 @@ class Experiment:
         Their ids are mixed with the version by the finalizer of SplitMix64 (Steele, Lea and Flood, 2014), so that the
         users of one experiment are not those of the next. Callers without an id are left out.
         """
-        # Modulo 2^64 by hand: of a scalar numpy warns, of an array it does not.
         mixed = user_ids.astype(np.uint64) + np.uint64(self.version * 0x9E3779B97F4A7C15 % 2**64)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -55,6 +55,13 @@ def test_server_that_dies_shows_the_end_of_its_log(repository: Path, tmp_path: P
     assert "real problem" in str(caught.value)
 
 
+def test_log_may_go_to_stderr(repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    binary = script(tmp_path / "server", "echo real problem; exit 3")
+    with pytest.raises(LaunchError, match="ended with exit status 3"):
+        Server(repository, address=Address.free(), binary=binary, log=Path("-")).start()
+    assert "real problem" in capfd.readouterr().err
+
+
 def test_server_that_never_answers_is_ended(repository: Path, tmp_path: Path) -> None:
     binary = script(tmp_path / "server", f"echo $$ > {tmp_path}/pid; echo waiting for godot; exec sleep 600")
     server = Server(repository, address=Address.free(), binary=binary, start_timeout_s=1.0)

@@ -16,7 +16,7 @@ import pytest
 from fuserec.client import ClientError, Recommender
 from fuserec.export import rollout
 from fuserec.serve.launcher import Address, Server
-from fuserec.serve.processes import _children, _model_of, model_processes
+from fuserec.serve.processes import model_processes, process_ids
 from fuserec.serve.supervisor import Supervisor, Watch
 
 pytestmark = pytest.mark.serving
@@ -88,10 +88,6 @@ def supervised(repository: Path, tmp_path: Path) -> Iterator[Supervised]:
             thread.join()
 
 
-def pids_of(server: Server, model: str) -> list[int]:
-    return [pid for pid in _children(server.pid) if _model_of(pid) == model]
-
-
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + LONG_S
     while not condition():
@@ -133,7 +129,7 @@ def test_killed_model_process_comes_back(supervised: Supervised, all_of_them: bo
     server = supervised.server
     callers = Callers(server)
     try:
-        pids = pids_of(server, "recommend")
+        pids = process_ids(server.pid, "recommend")
         assert len(pids) == server.settings.instances
         for pid in pids if all_of_them else pids[:1]:
             os.kill(pid, signal.SIGKILL)

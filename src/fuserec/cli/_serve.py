@@ -33,7 +33,7 @@ def serve(
     tritonserver: Annotated[
         Path | None, typer.Option(help="Server executable; the one in the installed wheel by default.")
     ] = None,
-    log: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for the server's log; - for stderr.")] = None,
     start_timeout: Annotated[
         float, typer.Option(help="Seconds until the first answer; the first start on a machine compiles.", min=1)
     ] = 300.0,

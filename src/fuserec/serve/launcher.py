@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from fuserec.client import Recommender
 from fuserec.contract import RECOMMEND
-from fuserec.errors import BundleError, ClientError, LaunchError, UsageError
+from fuserec.errors import BundleError, ClientError, LaunchError, ServerOverloaded, UsageError
 from fuserec.manifest import Manifest
 from fuserec.serve.admin import Admin, Key
 from fuserec.serve.binary import ServerBinary, find_binary
@@ -27,6 +28,7 @@ from fuserec.serve.engines import device_target
 from fuserec.serve.observing import Observing
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
+from fuserec.serve.view import View
 from fuserec.traffic import Traffic
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 LOG_TAIL_LINES = 20
 STOP_TIMEOUT_S = 20.0
 CANARY_TIMEOUT_MS = 5_000.0
+# In place of a file: where the launcher itself complains, as containers want it.
+STDERR = Path("-")
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Server:
         settings: How the models run.
         observing: What it logs and traces.
         binary: The `tritonserver` executable; the one in the installed wheel by default.
-        log: File that receives what the server prints; a temporary one by default.
+        log: File that receives what the server prints, `-` for stderr; a temporary one by default.
         start_timeout_s: Seconds until the first answer.
     """
 
@@ -126,7 +130,10 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._key = Key()
         self._starts = 0
+        self._view: View | None = None
         self._manifest: Manifest | None = None
+        # An item that the canary asks about, and the version that it is of.
+        self._item: tuple[int, int] | None = None
 
     def __enter__(self) -> Server:
         self.start()
@@ -150,6 +157,13 @@ class Server:
         if self._manifest is None:
             raise LaunchError("the server is not running")
         return self._manifest
+
+    @property
+    def shown(self) -> Path:
+        """The model repository that the running server sees, see `fuserec.serve.view`."""
+        if self._view is None:
+            raise LaunchError("the server is not running")
+        return self._view.folder
 
     @property
     def is_running(self) -> bool:
@@ -183,12 +197,9 @@ class Server:
                 self.address.host,
             )
         try:
-            self._spawn(binary)
-            self._starts += 1
-            with self.admin() as admin:
-                self._wait_until_live(admin)
-                self._load(admin, manifest, manifest.models)
-            self.canary()
+            self._manifest = manifest
+            self._spawn(binary, manifest)
+            self._wait_for_canary()
         except BaseException:
             self.stop()
             raise
@@ -206,19 +217,23 @@ class Server:
         """
         old, new = self.manifest, Manifest.read(bundle)
         new.verify(self.repository)
+        # The front door last: when it answers as the new version, all do.
+        stages = [name for name in new.models if name != new.models[0]]
+        assert self._view is not None, "made with the process"
         with self.admin() as admin:
-            # The front door last: when it answers as the new version, all do.
-            stages = [name for name in new.models if name != new.models[0]]
             try:
                 for models in (stages, new.models[:1]):
-                    self._load(admin, new, models)
+                    self._show(admin, new, models)
+                self._manifest = new
                 self.canary()
             except LaunchError:
-                self._load(admin, old, old.models)
+                self._manifest = old
+                self._show(admin, old, old.models)
                 raise
             for name in old.models:
                 if name not in new.models:
                     admin.unload(name)
+                    self._view.hide(name)
 
     def reload(self, model: str) -> None:
         """Open a model anew, with new processes.
@@ -227,45 +242,59 @@ class Server:
             LaunchError: It cannot be opened.
         """
         with self.admin() as admin:
-            self._load(admin, self.manifest, [model])
+            self._show(admin, self.manifest, [model])
 
     def canary(self, timeout_ms: float = CANARY_TIMEOUT_MS) -> None:
-        """Ask the front door one question.
+        """Ask the front door one question; that it has too much to do is an answer too.
 
         Raises:
             LaunchError: The answer did not come, or not from the version that is served.
         """
-        url = f"grpc://{self.address.host}:{self.address.grpc_port}"
-        item_id = self._an_item
         try:
-            with Recommender(url, timeout_ms=timeout_ms) as client:
-                if self.manifest.models[0] == RECOMMEND:
-                    version = client.recommend(history=[item_id], k=1).model_version
-                else:
-                    version = client.rank(history=[item_id], candidates=[item_id]).model_version
+            version = self._ask(timeout_ms)
+        except ServerOverloaded:
+            return
         except ClientError as error:
             raise LaunchError(f"the server did not answer: {error}\n{self._tail()}") from None
         if version != str(self.manifest.version):
             raise LaunchError(f"version {version} answered, expected {self.manifest.version}")
 
-    def _load(self, admin: Admin, manifest: Manifest, models: Sequence[str]) -> None:
-        try:
-            admin.load(manifest, self.repository, models, self.settings, self._start_timeout_s)
-        except LaunchError as error:
-            raise LaunchError(f"{error}\n{self._tail()}") from None
-        if manifest.models[0] in models:
+    def _ask(self, timeout_ms: float) -> str:
+        """Ask for somebody who had the first item, and return the version that answered."""
+        url = f"grpc://{self.address.host}:{self.address.grpc_port}"
+        manifest = self.manifest
+        if self._item is None or self._item[0] != manifest.version:
             items = read_items(self.repository / manifest.models[0] / str(manifest.version), manifest)
-            self._an_item = int(items["item_id"][0])
-            self._manifest = manifest
+            self._item = manifest.version, int(items["item_id"][0])
+        item_id = self._item[1]
+        with Recommender(url, timeout_ms=timeout_ms, retries=0) as client:
+            if manifest.models[0] == RECOMMEND:
+                return client.recommend(history=[item_id], k=1).model_version
+            return client.rank(history=[item_id], candidates=[item_id]).model_version
 
-    def _wait_until_live(self, admin: Admin) -> None:
+    def _show(self, admin: Admin, manifest: Manifest, models: Sequence[str]) -> None:
+        assert self._view is not None, "made with the process"
+        self._view.show(manifest, models)
+        try:
+            admin.load(models, self._start_timeout_s)
+        except LaunchError as error:
+            raise LaunchError(f"version {manifest.version}: {error}\n{self._tail()}") from None
+
+    def _wait_for_canary(self) -> None:
+        """Poll until the front door has answered; the server listens when its models are loaded."""
         deadline = time.monotonic() + self._start_timeout_s
-        while not admin.is_live():
-            if self._process is not None and (status := self._process.poll()) is not None:
-                raise LaunchError(self._died(status))
-            if time.monotonic() > deadline:
-                raise LaunchError(f"the server did not answer within {self._start_timeout_s:.0f} s\n{self._tail()}")
+        last = "no attempt"
+        while time.monotonic() < deadline:
+            if not self.is_running:
+                raise LaunchError(self.epitaph())
+            try:
+                self._ask(CANARY_TIMEOUT_MS)
+                return
+            except ClientError as error:
+                # Nobody listens yet, or the model is broken: the deadline tells which.
+                last = str(error)
             time.sleep(0.05)
+        raise LaunchError(f"the server did not answer within {self._start_timeout_s:.0f} s ({last})\n{self._tail()}")
 
     def epitaph(self) -> str:
         """Return how the process ended, with the end of its log."""
@@ -275,6 +304,7 @@ class Server:
     def stop(self) -> None:
         """End the server and its children: politely first, after 20 s by force. Safe to call at any time."""
         process, self._process, self._manifest = self._process, None, None
+        self._view = None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
@@ -302,12 +332,15 @@ class Server:
             raise LaunchError("the server is not running and its temporary log is gone")
         return self._scratch / "server.log"
 
-    def _spawn(self, binary: ServerBinary) -> None:
+    def _spawn(self, binary: ServerBinary, manifest: Manifest) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="fuserec-serve-"))
+        self._view = View(self._scratch / "models", self.repository, self.settings)
+        self._view.show(manifest, manifest.models)
         options = binary.prepare(self._scratch)
         options += [
-            f"--model-repository={self.repository}",
+            f"--model-repository={self._view.folder}",
             "--model-control-mode=explicit",
+            *(f"--load-model={name}" for name in manifest.models),
             "--disable-auto-complete-config",
             *self._key.options,
             *self.observing.options,
@@ -317,7 +350,6 @@ class Server:
             options += [f"--{name}-address={self.address.host}", f"--{name}-port={port}"]
         if device_target() is None:
             options.append("--allow-gpu-metrics=false")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         libc = ctypes.CDLL(None)
         launcher = os.getpid()
 
@@ -327,7 +359,7 @@ class Server:
             if os.getppid() != launcher:
                 os._exit(1)
 
-        with self.log.open("ab" if self._starts else "wb") as log:
+        with self._open_log() as log:
             self._process = subprocess.Popen(
                 # A shell that becomes the server, so that its own process id can be part of an option.
                 ["/bin/sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={_shm_prefix("$$")}']
@@ -352,7 +384,15 @@ class Server:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
         return f"the server {how}; the end of its log:\n{self._tail()}"
 
+    def _open_log(self) -> BinaryIO:
+        if self.log == STDERR:
+            return open(2, "wb", closefd=False)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        return self.log.open("ab" if self._starts else "wb")
+
     def _tail(self) -> str:
+        if self.log == STDERR:
+            return "    (it is above)"
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:])
 

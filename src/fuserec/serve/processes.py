@@ -11,6 +11,11 @@ def model_processes(server_pid: int) -> Counter[str]:
     return Counter(model for child in _children(server_pid) if (model := _model_of(child)) is not None)
 
 
+def process_ids(server_pid: int, model: str) -> list[int]:
+    """Return the ids of the processes that one model of a running server has."""
+    return [child for child in _children(server_pid) if _model_of(child) == model]
+
+
 def _children(pid: int) -> list[int]:
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):

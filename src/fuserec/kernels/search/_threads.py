@@ -38,6 +38,10 @@ def run(task: Callable[[int], object], count: int, threads: int) -> None:
     Tasks are taken one by one, so that a thread that is held up leaves the rest to the others. An error in a task is
     raised here, after the others are done.
     """
+    if min(threads, count) == 1:
+        for number in range(count):
+            task(number)
+        return
     numbers = itertools.count()  # next() on it is atomic
 
     def work() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -56,6 +57,7 @@ class CpuConfig:
             raise ValueError(f"got {self}, expected a multiple of 16 lanes")
 
 
+@functools.lru_cache(maxsize=1024)
 def choose_cpu_config(
     batch: int, rows: int, dim: int, k: int, threads: int, *, has_codes: bool, widths: Sequence[int]
 ) -> CpuConfig:

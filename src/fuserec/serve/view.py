@@ -1,0 +1,58 @@
+"""What one server is shown of a repository: one version of each model, configured for this machine.
+
+The repository may be read-only, holds versions that are not served, and has the defaults of `ServingConfig`. So the
+server is given a folder of its own, with a link to each version folder and a `config.pbtxt` beside it:
+
+    VIEW/recommend/config.pbtxt     the published one, its settings replaced, this version alone
+    VIEW/recommend/3             -> REPOSITORY/recommend/3
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from fuserec.files import replacing_file
+from fuserec.manifest import CONFIG_FILE, Manifest
+from fuserec.serve.settings import ServingConfig
+
+
+class View:
+    """A model repository of links.
+
+    Args:
+        folder: Where it is made; it is the server's alone.
+        repository: What it shows.
+        settings: How the models run.
+    """
+
+    def __init__(self, folder: Path, repository: Path, settings: ServingConfig) -> None:
+        self.folder = folder
+        self._repository = repository
+        self._settings = settings
+        folder.mkdir(parents=True)
+
+    def show(self, manifest: Manifest, models: Sequence[str]) -> None:
+        """Show the version of a verified bundle for some of its models; the server sees it when it is told to load."""
+        from tritonclient.grpc import model_config_pb2
+
+        for model in models:
+            # The version's own copy: the one above the versions may be a newer one's.
+            published = self._repository / manifest.path_of(f"{model}/{CONFIG_FILE}")
+            config = text_format.Parse(published.read_text(), model_config_pb2.ModelConfig())
+            self._settings.apply(config, model, manifest.models)
+            config.version_policy.specific.versions[:] = [manifest.version]
+            target = self.folder / model
+            target.mkdir(exist_ok=True)
+            link = target / str(manifest.version)
+            if not link.is_symlink():
+                link.symlink_to(self._repository / model / str(manifest.version), target_is_directory=True)
+            with replacing_file(target / CONFIG_FILE) as temporary:
+                temporary.write_text(text_format.MessageToString(config))
+
+    def hide(self, model: str) -> None:
+        """Show a model no longer."""
+        shutil.rmtree(self.folder / model)

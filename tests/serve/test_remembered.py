@@ -1,0 +1,32 @@
+"""Vectors that are kept are those that were written, whoever shares a place."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuserec.serve.remembered import UserVectors
+
+
+def vector_of(user: int) -> np.ndarray:
+    return np.array([user, -user], dtype=np.float32)
+
+
+@given(st.lists(st.lists(st.integers(-1, 40), max_size=8), max_size=12), st.integers(1, 30))
+def test_a_vector_is_its_users_own_or_none(batches: list[list[int]], places: int) -> None:
+    kept = UserVectors(41, 2, most_bytes=8 * places)
+    for batch in batches:
+        users = np.array(batch, dtype=np.int64)
+        out = np.full((len(users), 2), np.nan, dtype=np.float32)
+        known = kept.read(users, out)
+        for user, row, is_known in zip(batch, out, known, strict=True):
+            assert not is_known or (user >= 0 and row.tolist() == vector_of(user).tolist())
+        new = users[users >= 0]
+        kept.write(new, np.array([vector_of(user) for user in new]).reshape(-1, 2))
+
+
+def test_everybody_has_a_place_where_there_is_room() -> None:
+    kept = UserVectors(5, 2)
+    kept.write(np.arange(5), np.stack([vector_of(user) for user in range(5)]))
+    out = np.empty((2, 2), dtype=np.float32)
+    assert kept.read(np.array([4, 0]), out).all()
+    assert out.tolist() == [[4, -4], [0, 0]]
