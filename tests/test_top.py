@@ -8,10 +8,14 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from fuserec.serve.launcher import Address
+from fuserec.serve.state import noted
 from fuserec.top import Scrape, quantile, view
+from fuserec.traffic import Experiment, Traffic
 
 TEXT = """\
 # HELP nv_inference_request_success Number of successful inference requests, all batch sizes
@@ -149,6 +153,26 @@ def test_command_for_people(port: int, fuserec: Callable[..., tuple[int, str]]) 
     assert status == 0, printed
     for words in ("recommend", "10.0%", "version 2 beside 1: 75.0% of the items", "version 1 75.0%, version 2 25.0%"):
         assert words in printed, printed
+
+
+def test_traffic_tells_what_the_shadow_did(
+    port: int, fuserec: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    repository = tmp_path / "repository"
+    for version in ("1", "2"):
+        (repository / "recommend" / version).mkdir(parents=True)
+        (repository / "recommend" / version / "manifest.json").write_text("{}")
+    Traffic(1, Experiment("shadow", 2, 0.5)).write(repository)
+    with noted(Address(metrics_port=port), repository):
+        _, before = fuserec("traffic", "127.0.0.1:8001", "--json")
+        _, after = fuserec("traffic", "127.0.0.1:8001", "--json")
+        status, shown = fuserec("traffic", "127.0.0.1:8001")
+    assert json.loads(before)["experiment"] == {"kind": "shadow", "version": 2, "share": 0.5}
+    assert json.loads(after)["experiment"] == pytest.approx(
+        {"kind": "shadow", "version": 2, "share": 0.5, "rows": 20, "overlap": 0.75, "ms_per_row": 5.0}
+    )
+    assert status == 0 and "20 rows, 75.0% of the items in common, 5.00 ms a row" in shown
 
 
 @pytest.mark.parametrize(

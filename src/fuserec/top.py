@@ -112,8 +112,17 @@ class ModelView:
 
 
 @dataclass(frozen=True)
+class Shadowed:
+    """What a shadow did: rows that it answered too, the mean share of items in common, and milliseconds a row."""
+
+    rows: float
+    overlap: float
+    ms_per_row: float
+
+
+@dataclass(frozen=True)
 class ShadowView:
-    """A shadow between two scrapes: rows a second that it answered too, items in common, milliseconds a row."""
+    """A shadow between two scrapes: its versions, rows a second, and as in `Shadowed`."""
 
     version: str
     candidate: str
@@ -144,14 +153,14 @@ class _Between:
 
     def __init__(self, before: Scrape, after: Scrape) -> None:
         self.seconds = after.time_s - before.time_s
-        self._series = {}
+        grown_series = {}
         for series, value in after.series.items():
             grown = value - before.series.get(series, 0.0)
-            self._series[series] = grown if grown >= 0 else value
-        self._grown = Scrape(after.time_s, self._series)
+            grown_series[series] = grown if grown >= 0 else value
+        self.growth = Scrape(after.time_s, grown_series)
 
     def grown(self, name: str, **labels: str) -> float:
-        return self._grown.total(name, **labels)
+        return self.growth.total(name, **labels)
 
     def rate(self, name: str, **labels: str) -> float:
         return self.grown(name, **labels) / self.seconds
@@ -159,7 +168,7 @@ class _Between:
     def buckets(self, name: str, **labels: str) -> list[tuple[float, float]]:
         """Return upper bounds and what lay at or below them, ascending."""
         found: dict[float, float] = {}
-        for (known, pairs), value in self._series.items():
+        for (known, pairs), value in self.growth.series.items():
             if known == f"{name}_bucket" and labels.items() <= pairs:
                 bound = float(dict(pairs)["le"])
                 found[bound] = found.get(bound, 0.0) + value
@@ -209,15 +218,26 @@ def view(before: Scrape, after: Scrape) -> View:
     shadows = []
     for version in after.values(names.SHADOW_ROWS.name, "version"):
         for candidate in after.values(names.SHADOW_ROWS.name, "candidate"):
-            pair = {"version": version, "candidate": candidate}
-            if rows := between.grown(names.SHADOW_ROWS.name, **pair):
-                shared = between.grown(names.SHADOW_OVERLAP.name, **pair) / rows
-                taken_ms = 1e3 * between.grown(names.SHADOW_SECONDS.name, **pair) / rows
-                shadows.append(ShadowView(version, candidate, rows / between.seconds, shared, taken_ms))
+            if seen := _shadowed(between.growth, version, candidate):
+                per_s = seen.rows / between.seconds
+                shadows.append(ShadowView(version, candidate, per_s, seen.overlap, seen.ms_per_row))
     tried = {version: between.grown(_AB, version=version) for version in after.values(_AB, "version")}
     split = sum(tried.values())
     ab = {version: rows / split for version, rows in tried.items()} if split else {}
     return View(between.seconds, models, shadows, ab)
+
+
+def shadow_so_far(scrape: Scrape, version: int, candidate: int) -> Shadowed | None:
+    """Return what the shadow of a version has done since the server began; None where it has done nothing yet."""
+    return _shadowed(scrape, str(version), str(candidate))
+
+
+def _shadowed(scrape: Scrape, version: str, candidate: str) -> Shadowed | None:
+    rows, shared, seconds = (
+        scrape.total(metric.name, version=version, candidate=candidate)
+        for metric in (names.SHADOW_ROWS, names.SHADOW_OVERLAP, names.SHADOW_SECONDS)
+    )
+    return Shadowed(rows, shared / rows, 1e3 * seconds / rows) if rows else None
 
 
 def _model(between: _Between, after: Scrape, model: str, version: str) -> ModelView:

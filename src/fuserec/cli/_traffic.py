@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -82,7 +83,7 @@ def traffic(
         rollout.try_out(repository, AB, ab, share)
     elif stop:
         rollout.stop_trying(repository)
-    _tell(repository, as_json, followed_after_s=took_s)
+    _tell(repository, as_json, metrics=_metrics_of(target), followed_after_s=took_s)
 
 
 def _repository(target: str) -> Path:
@@ -132,22 +133,50 @@ def _wait_for(target: str, version: int, wait_s: float) -> float | None:
     )
 
 
-def _tell(repository: Path, as_json: bool, **extra: float | None) -> None:
+def _metrics_of(target: str) -> str | None:
+    """Return where the server at `target` tells its metrics; None where that is not known."""
+    from fuserec.serve.state import metrics_url_of
+
+    port = target.rpartition(":")[2]
+    return metrics_url_of(int(port)) if port.isdecimal() and not Path(target).is_dir() else None
+
+
+def _shadowed(metrics: str | None, served: int, candidate: int) -> dict[str, float] | None:
+    """Return what a shadow has done since the server began: rows, items in common, milliseconds a row."""
+    from fuserec.top import Scrape, shadow_so_far
+
+    if metrics is None:
+        return None
+    try:
+        seen = shadow_so_far(Scrape.fetch(metrics), served, candidate)
+    except LaunchError:  # it is down; what the repository says holds all the same
+        return None
+    return None if seen is None else dataclasses.asdict(seen)
+
+
+def _tell(repository: Path, as_json: bool, metrics: str | None = None, **extra: float | None) -> None:
     from fuserec import display
     from fuserec.manifest import bundles
-    from fuserec.traffic import Traffic
+    from fuserec.traffic import SHADOW, Traffic
 
     now = Traffic.read(repository)
     served = int(now.bundle(repository).name)
     tried = now.experiment
+    seen = _shadowed(metrics, served, tried.version) if tried is not None and tried.kind == SHADOW else None
     if as_json:
         experiment = None if tried is None else {"kind": tried.kind, "version": tried.version, "share": tried.share}
+        if experiment is not None and seen is not None:
+            experiment |= seen
         document = {"served": served, "pinned": now.serve is not None, "experiment": experiment} | extra
         typer.echo(json.dumps(document | {"versions": list(bundles(repository))}, indent=2))
         return
     facts = {"served": f"version {served}" + (", pinned" if now.serve is not None else ", the newest")}
     if tried is not None:
         facts[tried.kind] = f"version {tried.version} for {tried.share:.0%} of the users"
+    if seen is not None:
+        facts["so far"] = "{rows:,.0f} rows, {overlap:.1%} of the items in common, {ms_per_row:.2f} ms a row".format(
+            **seen
+        )
     facts["there are"] = ", ".join(map(str, bundles(repository)))
     if (took_s := extra.get("followed_after_s")) is not None:
         facts["the server"] = f"answers from it, after {took_s:.1f} s"

@@ -56,8 +56,9 @@ class _Model(abc.ABC):
         logging.getLogger("fuserec").setLevel(logging.INFO)
         _share_cores(args["model_config"])
         # The front door's version folder is the bundle; the single stages read the one of the same version.
-<<<<<<< HEAD
-        bundle = served_bundle(Path(args["model_repository"]).parent, version)
+        # The server has links to version folders, see `fuserec.serve.view`; the vendor's, set up by hand, the folders.
+        repository = (Path(args["model_repository"]) / str(version)).resolve().parents[1]
+        bundle = served_bundle(repository, version)
         self.open(bundle)
         self.tally = Tally()
         self.telemetry = Telemetry(self.tally, model, version, self.stages, Manifest.read(bundle).created)
@@ -68,12 +69,6 @@ class _Model(abc.ABC):
     def finalize(self) -> None:
         """Hand over what was counted last; the server has let every request finish."""
         self.handover.stop()
-=======
-        version = int(args["model_version"])
-        # The server has links to version folders, see `fuserec.serve.view`; the vendor's, set up by hand, the folders.
-        repository = (Path(args["model_repository"]) / str(version)).resolve().parents[1]
-        self.open(served_bundle(repository, version))
->>>>>>> main
 
     def open(self, bundle: Path) -> None:
         """Open and warm what answers."""
