@@ -44,7 +44,9 @@ def serve(
     otlp: Annotated[
         str | None, typer.Option(help="OpenTelemetry collector, such as http://host:4318/v1/traces.")
     ] = None,
-    trace_rate: Annotated[int, typer.Option(help="Trace one request of so many.")] = 1,
+    trace_rate: Annotated[
+        int, typer.Option(help="Trace one request of so many; those with a traceparent are all traced.")
+    ] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Serve a repository with NVIDIA Triton until Ctrl-C or SIGTERM, bringing back what dies meanwhile."""

@@ -25,7 +25,8 @@ class Observing:
         log_format: Of the models' and the launcher's lines, `text` or `json`; the server's own stay as they are.
         slow_ms: Executions that take longer are logged, with the trace ids of their requests.
         otlp: URL of an OpenTelemetry collector (OTLP over HTTP), such as `http://host:4318/v1/traces`; None for none.
-        trace_rate: One request of so many is traced; those of a caller whose `traceparent` says so are not spared.
+        trace_rate: Of the requests without a `traceparent` one of so many is traced; those with one all are, whatever
+            its flags say (server 2.51).
 
     Raises:
         UsageError: One of them is something else.
