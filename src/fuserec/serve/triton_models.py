@@ -262,10 +262,22 @@ def _stack(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
 
 
 def _tensor(inputs: Inputs, name: str) -> NDArray[Any]:
-    """Return a required input; the server has checked its name, dtype and rank against the configuration."""
-    array: NDArray[Any] = inputs[name].as_numpy()
+    """Return a required input; the server has checked its name and dtype against the configuration."""
+    array = _matrix(name, inputs[name])
     if array.shape[0] == 0:
         raise ValueError(f"{name} came with 0 rows, expected at least 1")
+    return array
+
+
+def _matrix(name: str, tensor: Any) -> NDArray[Any]:
+    """Return the value of an input.
+
+    Servers before core pull request 434 keep the number of rows in 32 bits: with a multiple of 2^32 a request passes
+    as one without a batch axis.
+    """
+    array: NDArray[Any] = tensor.as_numpy()
+    if array.ndim != 2:
+        raise ValueError(f"{name} came with shape {array.shape}, expected rows and columns")
     return array
 
 
@@ -283,7 +295,7 @@ def _id_lists(inputs: Inputs, name: str, rows: int, limit: int) -> list[NDArray[
     tensor = inputs.get(name)
     if tensor is None:
         return [NO_IDS] * rows
-    array: NDArray[np.int64] = tensor.as_numpy()
+    array: NDArray[np.int64] = _matrix(name, tensor)
     _same_rows(name, len(array), rows)
     if array.shape[1] > limit:
         raise ValueError(f"{name} came with {array.shape[1]} ids a row, expected at most {limit}")
@@ -297,7 +309,7 @@ def _switches(inputs: Inputs, name: str, rows: int) -> list[bool]:
     tensor = inputs.get(name)
     if tensor is None:
         return [False] * rows
-    array: NDArray[np.bool_] = tensor.as_numpy()[:, 0]
+    array: NDArray[np.bool_] = _matrix(name, tensor)[:, 0]
     _same_rows(name, len(array), rows)
     return [bool(value) for value in array]
 
@@ -307,7 +319,7 @@ def _strings(inputs: Inputs, name: str, rows: int, limit: int) -> list[str]:
     tensor = inputs.get(name)
     if tensor is None:
         return [""] * rows
-    array: NDArray[np.object_] = tensor.as_numpy()[:, 0]
+    array: NDArray[np.object_] = _matrix(name, tensor)[:, 0]
     _same_rows(name, len(array), rows)
     try:
         texts = [bytes(value).decode("utf-8") for value in array]
