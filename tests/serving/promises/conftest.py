@@ -39,7 +39,7 @@ class Supervised:
         return self.replies[name]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def supervised(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
     copy = Path(shutil.copytree(repository, tmp_path_factory.mktemp("supervised") / "repository"))
     stop, events = threading.Event(), []

@@ -88,7 +88,7 @@ def test_promise_03_sizes_that_overflow_are_refused(server: Server, size: int) -
 
 @pytest.mark.parametrize("rows", [2**32, -(2**32), -(2**63)])
 def test_promise_03_rows_that_wrap_to_none_are_refused(server: Server, rows: int) -> None:
-    """Server 2.51 keeps their number in 32 bits (until core pull request 434, 25.06 at the latest); our models refuse."""
+    """Server 2.51 keeps their number in 32 bits (core pull request 434, 25.06 at the latest); our models refuse it."""
     before = items(server)
     tensors = [("user_id", "INT64", [rows, 1], EIGHT), ("k", "INT32", [rows, 1], K_TENSOR[-1])]
     assert_refused(send_grpc(server, message(*tensors)))
