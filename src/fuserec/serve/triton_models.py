@@ -26,6 +26,7 @@ from fuserec.rules import MAX_JSON, Rules
 from fuserec.serve.experiment import Experiments
 from fuserec.serve.explain import Explanation, explain
 from fuserec.serve.handover import Handover, ServerLedger
+from fuserec.serve.inputs import Inputs, checked_k, id_lists, required, same_rows, strings, switches
 from fuserec.serve.logs import log_to
 from fuserec.serve.observing import Observing
 from fuserec.serve.pipeline import Answer, Pipeline, Query
@@ -38,9 +39,6 @@ logger = logging.getLogger(__name__)
 
 # The trace id in a `traceparent` (W3C Trace Context), which the launcher has the server make a parameter of a request.
 _TRACE: Final = re.compile('"traceparent":"[0-9a-f]{2}-([0-9a-f]{32})-')
-
-# The tensors of a request by name.
-Inputs = dict[str, Any]
 
 
 class _Model(abc.ABC):
@@ -142,14 +140,14 @@ class RecommendModel(_Model):
 
     def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
-        users = _tensor(inputs, contract.USER_ID)[:, 0]
-        ks = _checked_k(inputs, len(users))
-        histories = _id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        excludes = _id_lists(inputs, contract.EXCLUDE, len(users), contract.MAX_EXCLUDE)
-        only = _switches(inputs, contract.HISTORY_ONLY, len(users))
-        texts = _strings(inputs, contract.TEXT, len(users), contract.MAX_TEXT)
-        allows = _id_lists(inputs, contract.ALLOW, len(users), contract.MAX_ALLOW)
-        rules = [Rules.from_json(text) for text in _strings(inputs, contract.RULES, len(users), MAX_JSON)]
+        users = required(inputs, contract.USER_ID)[:, 0]
+        ks = checked_k(inputs, len(users))
+        histories = id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        excludes = id_lists(inputs, contract.EXCLUDE, len(users), contract.MAX_EXCLUDE)
+        only = switches(inputs, contract.HISTORY_ONLY, len(users))
+        texts = strings(inputs, contract.TEXT, len(users), contract.MAX_TEXT)
+        allows = id_lists(inputs, contract.ALLOW, len(users), contract.MAX_ALLOW)
+        rules = [Rules.from_json(text) for text in strings(inputs, contract.RULES, len(users), MAX_JSON)]
         if any(texts) and not self.pipeline.reads_text:
             raise ValueError(f"{contract.TEXT} came, and this model reads none; expected a user id or a history")
         return [
@@ -170,9 +168,9 @@ class EncodeModel(_Model):
 
     def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
-        users = _tensor(inputs, contract.USER_ID)[:, 0]
-        histories = _id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        only = _switches(inputs, contract.HISTORY_ONLY, len(users))
+        users = required(inputs, contract.USER_ID)[:, 0]
+        histories = id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        only = switches(inputs, contract.HISTORY_ONLY, len(users))
         return [
             Query(int(user), history, NO_IDS, 1, given)
             for user, history, given in zip(users, histories, only, strict=True)
@@ -198,13 +196,13 @@ class SearchModel(_Model):
 
     def read(self, inputs: Inputs) -> tuple[NDArray[np.float32], list[NDArray[np.int64]], NDArray[np.int32]]:
         """Read one request as vectors, exclusion lists and k a row."""
-        vectors = _tensor(inputs, contract.QUERY)
+        vectors = required(inputs, contract.QUERY)
         if vectors.shape[1] != self.pipeline.dim:
             raise ValueError(f"{contract.QUERY} came with dimension {vectors.shape[1]}, expected {self.pipeline.dim}")
         if not np.isfinite(vectors).all():
             raise ValueError(f"{contract.QUERY} came with NaN or infinite values, expected finite ones")
-        excludes = _id_lists(inputs, contract.EXCLUDE, len(vectors), contract.MAX_EXCLUDE)
-        return vectors, excludes, _checked_k(inputs, len(vectors))
+        excludes = id_lists(inputs, contract.EXCLUDE, len(vectors), contract.MAX_EXCLUDE)
+        return vectors, excludes, checked_k(inputs, len(vectors))
 
     def run(self, batches: Sequence[Any]) -> list[dict[str, NDArray[Any]]]:
         """Search for the rows of all requests at once."""
@@ -246,10 +244,10 @@ class RankModel(_Model):
 
     def read(self, inputs: Inputs) -> list[RankQuery]:
         """Read one request as a query a row."""
-        users = _tensor(inputs, contract.USER_ID)[:, 0]
-        histories = _id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        candidates = _id_lists(inputs, contract.CANDIDATES, len(users), contract.MAX_CANDIDATES)
-        only = _switches(inputs, contract.HISTORY_ONLY, len(users))
+        users = required(inputs, contract.USER_ID)[:, 0]
+        histories = id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        candidates = id_lists(inputs, contract.CANDIDATES, len(users), contract.MAX_CANDIDATES)
+        only = switches(inputs, contract.HISTORY_ONLY, len(users))
         return [
             RankQuery(int(user), history, row, given)
             for user, history, row, given in zip(users, histories, candidates, only, strict=True)
@@ -268,11 +266,11 @@ class ExplainModel(_Model):
 
     def read(self, inputs: Inputs) -> list[tuple[Query, int]]:
         """Read one request as a query and an item a row."""
-        users = _tensor(inputs, contract.USER_ID)[:, 0]
-        items = _tensor(inputs, contract.ITEM_ID)[:, 0]
-        _same_rows(contract.ITEM_ID, len(items), len(users))
-        histories = _id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        only = _switches(inputs, contract.HISTORY_ONLY, len(users))
+        users = required(inputs, contract.USER_ID)[:, 0]
+        items = required(inputs, contract.ITEM_ID)[:, 0]
+        same_rows(contract.ITEM_ID, len(items), len(users))
+        histories = id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        only = switches(inputs, contract.HISTORY_ONLY, len(users))
         for item in items:
             self.pipeline.check_item(int(item))
         return [
@@ -353,66 +351,3 @@ def _stack(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
         contract.IGNORED: np.array([[answer.ignored] for answer in answers], dtype=np.int32),
         contract.VERSION: np.array([[answer.version] for answer in answers], dtype=np.int64),
     }
-
-
-def _tensor(inputs: Inputs, name: str) -> NDArray[Any]:
-    """Return a required input; the server has checked its name, dtype and rank against the configuration."""
-    array: NDArray[Any] = inputs[name].as_numpy()
-    if array.shape[0] == 0:
-        raise ValueError(f"{name} came with 0 rows, expected at least 1")
-    return array
-
-
-def _checked_k(inputs: Inputs, rows: int) -> NDArray[np.int32]:
-    """Return k a row."""
-    ks: NDArray[np.int32] = _tensor(inputs, contract.K)[:, 0]
-    _same_rows(contract.K, len(ks), rows)
-    if ks.min() < 1 or ks.max() > contract.MAX_K:
-        raise ValueError(f"{contract.K} came as {ks.min()}..{ks.max()}, expected 1 to {contract.MAX_K}")
-    return ks
-
-
-def _id_lists(inputs: Inputs, name: str, rows: int, limit: int) -> list[NDArray[np.int64]]:
-    """Return an optional list of ids a row, without the padding."""
-    tensor = inputs.get(name)
-    if tensor is None:
-        return [NO_IDS] * rows
-    array: NDArray[np.int64] = tensor.as_numpy()
-    _same_rows(name, len(array), rows)
-    if array.shape[1] > limit:
-        raise ValueError(f"{name} came with {array.shape[1]} ids a row, expected at most {limit}")
-    if not array.size:
-        return [NO_IDS] * rows
-    return [row[row != contract.NO_ID] for row in array]
-
-
-def _switches(inputs: Inputs, name: str, rows: int) -> list[bool]:
-    """Return an optional switch a row; off where it did not come."""
-    tensor = inputs.get(name)
-    if tensor is None:
-        return [False] * rows
-    array: NDArray[np.bool_] = tensor.as_numpy()[:, 0]
-    _same_rows(name, len(array), rows)
-    return [bool(value) for value in array]
-
-
-def _strings(inputs: Inputs, name: str, rows: int, limit: int) -> list[str]:
-    """Return an optional text a row; empty where it did not come."""
-    tensor = inputs.get(name)
-    if tensor is None:
-        return [""] * rows
-    array: NDArray[np.object_] = tensor.as_numpy()[:, 0]
-    _same_rows(name, len(array), rows)
-    try:
-        texts = [bytes(value).decode("utf-8") for value in array]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 ({error.reason} at byte {error.start})") from None
-    longest = max(map(len, texts))
-    if longest > limit:
-        raise ValueError(f"{name} came with {longest} characters, expected at most {limit}")
-    return texts
-
-
-def _same_rows(name: str, came: int, expected: int) -> None:
-    if came != expected:
-        raise ValueError(f"{name} came with {came} rows, expected {expected}")

@@ -1,0 +1,126 @@
+"""Servers that the tests may hurt: one that is watched and brought back, and one with a short queue."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench._raw import Reply
+from fuserec.manifest import FileRecord, Manifest
+from fuserec.serve.launcher import Address, Server
+from fuserec.serve.settings import ServingConfig
+from fuserec.serve.supervisor import Supervisor, Watch
+from tests.serving.promises.raw import K_TENSOR, REFUSED, Tensor, items, message, metric, send_grpc, wait_until
+
+LONG_S = 120.0
+QUEUE_SIZE = 8
+QUEUE_TIMEOUT_MS = 500.0
+
+
+@dataclass
+class Supervised:
+    """A server under a supervisor, and what that has said."""
+
+    server: Server
+    events: list[str]
+    replies: dict[str, Reply] = field(default_factory=dict)
+
+    def suffer(self, name: str, send: Callable[[Server], Reply]) -> Reply:
+        """Send something once, however often it is asked for; return the reply once all is as it was before."""
+        if name not in self.replies:
+            before = items(self.server)
+            self.events.clear()
+            self.replies[name] = reply = send(self.server)
+            if reply.status not in REFUSED:
+                wait_until(lambda: any("again after" in event for event in self.events), f"recovery: {name}", LONG_S)
+            wait_until(lambda: send_grpc(self.server, message()).is_ok, f"an answer after {name}")
+            assert items(self.server) == before, f"other items after {name}"
+        return self.replies[name]
+
+
+@pytest.fixture(scope="session")
+def supervised(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
+    copy = Path(shutil.copytree(repository, tmp_path_factory.mktemp("supervised") / "repository"))
+    stop, events = threading.Event(), []
+    with Server(copy, address=Address.free()) as server:
+        supervisor = Supervisor(server, Watch(tick_s=0.1, canary_s=1.0, first_backoff_s=0.1), events.append)
+        thread = threading.Thread(target=supervisor.run, args=(stop,))
+        thread.start()
+        try:
+            yield Supervised(server, events)
+        finally:
+            stop.set()
+            thread.join()
+
+
+# Takes as many milliseconds as a user id is beyond 10^9. (To freeze its process instead ends server 2.51 within 2 s.)
+SLOW_MODEL = """
+import time
+from fuserec.serve.triton_models import RecommendModel
+
+class TritonPythonModel(RecommendModel):
+    def read(self, inputs):
+        time.sleep(max(0, inputs["user_id"].as_numpy().max() - 10**9) / 1e3)
+        return super().read(inputs)
+"""
+
+
+@dataclass
+class Busy:
+    """A server with room for `QUEUE_SIZE` requests, whose model takes as long as it is told to."""
+
+    server: Server
+
+    @contextlib.contextmanager
+    def at_work(self, seconds: float) -> Iterator[None]:
+        """Have all processes of `recommend` at a request each, of at least so long, and one more that waits."""
+        user: Tensor = ("user_id", "INT64", [1, 1], np.int64(10**9 + 1e3 * seconds).tobytes())
+        count = self.server.settings.instances
+        with concurrent.futures.ThreadPoolExecutor(count + 1) as pool:
+            # One after the other, so that no two of them share a process.
+            asked = []
+            for waiting in (*[0] * count, 1):
+                tensors = (user, K_TENSOR) if waiting == 0 else ()
+                asked.append(pool.submit(send_grpc, self.server, message(*tensors)))
+                wait_until(lambda waiting=waiting: self.waiting() == waiting, f"{waiting} that wait", 5.0)
+                time.sleep(0.05)
+            assert self.waiting() == 1, f"{self.waiting()} wait, expected one behind {count} that are executed"
+            yield
+            assert not asked[0].done(), "the processes were free again before the test was done with them"
+            assert all(each.result().is_ok for each in asked[:-1])
+            assert asked[-1].result().status in ("OK", "UNAVAILABLE"), "it may have waited for longer than it may"
+            wait_until(lambda: self.waiting() == 0, "an empty queue")
+
+    def waiting(self) -> float:
+        return metric(self.server, "nv_inference_pending_request_count", model="recommend")
+
+    def failed(self, reason: str) -> float:
+        return metric(self.server, "nv_inference_request_failure", model="recommend", reason=reason)
+
+
+@pytest.fixture(scope="module")
+def busy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
+    copy = Path(shutil.copytree(repository, tmp_path_factory.mktemp("busy") / "repository"))
+    replace(copy, 1, "recommend/model.py", SLOW_MODEL.encode())
+    settings = ServingConfig(queue_size=QUEUE_SIZE, queue_timeout_ms=QUEUE_TIMEOUT_MS)
+    with Server(copy, address=Address.free(), settings=settings) as server:
+        yield Busy(server)
+
+
+def replace(repository: Path, version: int, name: str, content: bytes) -> None:
+    """Put another file in the place of one, as if it had been published."""
+    bundle = repository / "recommend" / str(version)
+    manifest = Manifest.read(bundle)
+    path = repository / manifest.path_of(name)
+    path.write_bytes(content)
+    manifest.files[name] = FileRecord.of(path)
+    manifest.write(bundle)
