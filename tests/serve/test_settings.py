@@ -1,6 +1,8 @@
 """Every published `config.pbtxt` is complete and says what `ServingConfig` says."""
 
+import dataclasses
 import importlib.resources
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +86,15 @@ def test_parse() -> None:
 def test_what_is_no_setting(setting: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         ServingConfig.parse([setting])
+
+
+def test_a_view_forgets_the_version_before(repository: Path, tmp_path: Path) -> None:
+    """It may be removed from the repository, and the server does not load beside a link that leads nowhere."""
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    (copy / "recommend" / "1").rename(copy / "recommend" / "2")
+    manifest = Manifest.read(repository / "recommend" / "1")
+    view = View(tmp_path / "view", copy, ServingConfig())
+    (view.folder / "recommend").mkdir()
+    (view.folder / "recommend" / "1").symlink_to(copy / "recommend" / "1")
+    view.show(dataclasses.replace(manifest, version=2), ["recommend"])
+    assert sorted(path.name for path in (view.folder / "recommend").iterdir()) == ["2", "config.pbtxt"]

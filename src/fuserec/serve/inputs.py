@@ -85,5 +85,6 @@ def strings(inputs: Inputs, name: str, rows: int, limit: int) -> list[str]:
 
 
 def same_rows(name: str, came: int, expected: int) -> None:
+    """Raise `ValueError` unless an input has as many rows as the others."""
     if came != expected:
         raise ValueError(f"{name} came with {came} rows, expected {expected}")

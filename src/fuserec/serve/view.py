@@ -48,6 +48,11 @@ class View:
             target = self.folder / model
             target.mkdir(exist_ok=True)
             link = target / str(manifest.version)
+            # Other versions go: one of them may be removed from the repository, and the server stumbles over a link
+            # that leads nowhere. What is loaded from it is not touched by that.
+            for other in target.iterdir():
+                if other.is_symlink() and other != link:
+                    other.unlink()
             if not link.is_symlink():
                 link.symlink_to(self._repository / model / str(manifest.version), target_is_directory=True)
             with replacing_file(target / CONFIG_FILE) as temporary:
