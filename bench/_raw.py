@@ -47,7 +47,8 @@ class Reply:
         if not self.status.isdecimal():
             return self.body.decode(errors="replace")
         with contextlib.suppress(ValueError):
-            document = json.loads(self.body)
+            # A server may echo the bytes of a name that are no text.
+            document = json.loads(self.body.decode(errors="replace"))
             if isinstance(document, dict) and isinstance(document.get("error"), str):
                 return str(document["error"])
         return None
@@ -146,7 +147,7 @@ class GRPC:
 
 
 @contextlib.contextmanager
-def connections(address: Address) -> Iterator[tuple[GRPC, HTTP]]:
+def connections(address: Address, timeout_s: float = _TIMEOUT_S) -> Iterator[tuple[GRPC, HTTP]]:
     """Yield both."""
-    with GRPC(address) as grpc_side, HTTP(address) as http_side:
+    with GRPC(address, timeout_s) as grpc_side, HTTP(address, timeout_s) as http_side:
         yield grpc_side, http_side

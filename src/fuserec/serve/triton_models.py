@@ -262,7 +262,12 @@ def _stack(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
 
 
 def _tensor(inputs: Inputs, name: str) -> NDArray[Any]:
-    """Return a required input; the server has checked its name and dtype against the configuration."""
+    """Return a required input; the server has checked its dtype against the configuration.
+
+    That it came at all is checked here: to the server, an optional input makes up for the one that is missing.
+    """
+    if name not in inputs:
+        raise ValueError(f"{name} did not come, expected it in every request")
     array = _matrix(name, inputs[name])
     if array.shape[0] == 0:
         raise ValueError(f"{name} came with 0 rows, expected at least 1")
