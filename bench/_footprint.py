@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from fuserec.serve.processes import _children
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -52,14 +53,6 @@ class Footprint:
         """Return what was added since."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(before)
         return Footprint(**{name: mine[name] - theirs[name] for name in mine})
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
-            found += map(int, task.read_text().split())
-    return found
 
 
 def _resident(pid: int) -> int:

@@ -113,8 +113,8 @@ DEADLY = {
 @pytest.mark.parametrize("name", DEADLY)
 @pytest.mark.xfail(
     strict=True,
-    reason="server 2.51 takes a product that wraps at 2^64, or over HTTP at 2^32, for a small one, and dies of it; kept "
-    "since 25.06 at the latest (server pull request 8182), over HTTP since 26.03 at the latest (8676)",
+    reason="server 2.51 takes a product that wraps at 2^64, or over HTTP at 2^32, for a small one, and dies of it; "
+    "kept since 25.06 at the latest (server pull request 8182), over HTTP since 26.03 at the latest (8676)",
 )
 def test_promise_03_products_that_wrap_are_refused(supervised: Supervised, name: str) -> None:
     assert_refused(supervised.suffer(name, DEADLY[name]))

@@ -21,6 +21,7 @@ from fuserec.export import rollout
 from fuserec.manifest import Manifest
 from fuserec.serve.launcher import Address, Server
 from fuserec.serve.processes import _children, _model_of
+from fuserec.serve.settings import ServingConfig
 from tests.safety.hostile import malicious_pickle
 from tests.serving.promises.conftest import Busy, Supervised, replace
 from tests.serving.promises.raw import items, message, outputs, send_grpc, wait_until
@@ -33,7 +34,7 @@ MB = 2**20
 def own(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose models may be exchanged."""
     copy = Path(shutil.copytree(repository, tmp_path_factory.mktemp("own") / "repository"))
-    with Server(copy, address=Address.free()) as server:
+    with Server(copy, address=Address.free(), settings=ServingConfig(instances=1)) as server:
         yield server
 
 
@@ -101,7 +102,7 @@ def test_promise_28_after_a_swap_the_answer_is_the_new_version(own: Server, repo
     assert served_version(own) == 1
 
 
-@pytest.mark.parametrize("cycles", [6, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("cycles", [7, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_promise_21_loading_and_unloading_leaks_nothing(own: Server, cycles: int) -> None:
     def cycle() -> None:
         with own.admin() as admin:
@@ -150,7 +151,8 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from fuserec.serve.launcher import Address, Server
-with Server(Path(sys.argv[1]), address=Address.free()) as server:
+from fuserec.serve.settings import ServingConfig
+with Server(Path(sys.argv[1]), address=Address.free(), settings=ServingConfig(instances=1)) as server:
     print(server.pid, flush=True)
     sys.stdin.read()
 """
@@ -176,7 +178,7 @@ def test_promise_23_24_a_server_goes_with_its_launcher(repository: Path, tmp_pat
 
 def test_promise_24_a_server_that_is_stopped_leaves_shared_memory_as_before(repository: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(repository, tmp_path / "repository"))
-    with Server(copy, address=Address.free()) as server:
+    with Server(copy, address=Address.free(), settings=ServingConfig(instances=1)) as server:
         pid = server.pid
         assert Footprint.of(pid).shm_files > 0, "nothing would be seen"
     assert not list(Path("/dev/shm").glob(f"*_{pid}_*"))
