@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from fuserec.serve.processes import children_of
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -36,7 +37,7 @@ class Footprint:
     @classmethod
     def of(cls, pid: int) -> Footprint:
         """Measure the server with this process id."""
-        children = _children(pid)
+        children = children_of(pid)
         shared = [each.stat().st_size for each in Path("/dev/shm").glob(f"*_{pid}_*")]
         return cls(
             server_bytes=_resident(pid),
@@ -52,14 +53,6 @@ class Footprint:
         """Return what was added since."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(before)
         return Footprint(**{name: mine[name] - theirs[name] for name in mine})
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
-            found += map(int, task.read_text().split())
-    return found
 
 
 def _resident(pid: int) -> int:

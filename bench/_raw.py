@@ -18,7 +18,7 @@ from fuserec.serve.launcher import Address
 INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 _TIMEOUT_S: Final = 20.0
 # What a server may do to a connection whose bytes are no HTTP.
-_CLOSED: Final = (ConnectionError, http.client.BadStatusLine, http.client.IncompleteRead)
+_CLOSED: Final = (ConnectionError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Reply:
         if not self.status.isdecimal():
             return self.body.decode(errors="replace")
         with contextlib.suppress(ValueError):
-            document = json.loads(self.body)
+            # A server may echo the bytes of a name that are no text.
+            document = json.loads(self.body.decode(errors="replace"))
             if isinstance(document, dict) and isinstance(document.get("error"), str):
                 return str(document["error"])
         return None
@@ -97,15 +98,12 @@ class HTTP:
         if self._socket is None:
             self._socket = socket.create_connection(self._where, self._timeout_s)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        method = data.split(b" ", 1)[0].decode("latin-1")
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before the end
                 self._socket.sendall(data)
                 if end:
                     self._socket.shutdown(socket.SHUT_WR)
-            response = http.client.HTTPResponse(self._socket, method=method)
-            response.begin()
-            reply = Reply(str(response.status), response.read())
+            reply, keeps = _read_response(self._socket, has_body=not data.startswith(b"HEAD "))
         except _CLOSED:
             self.close()
             # One that was closed between two calls says nothing about the second.
@@ -113,9 +111,33 @@ class HTTP:
         except BaseException:
             self.close()
             raise
-        if end or response.will_close:
+        if end or not keeps:
             self.close()
         return reply
+
+
+def _read_response(connection: socket.socket, *, has_body: bool) -> tuple[Reply, bool]:
+    """Return a response, and whether the connection stays open.
+
+    Python's own reader accepts two versions of HTTP only, and this server repeats whichever it was asked in.
+
+    Raises:
+        EOFError: The connection ended before the response did.
+        ValueError: Something else came.
+    """
+    with connection.makefile("rb") as stream:
+        line = stream.readline(65_537)
+        if not line:
+            raise EOFError("nothing came")
+        words = line.split(None, 2)
+        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+            raise ValueError(f"came {line!r}, expected the status line of a response")
+        headers = http.client.parse_headers(stream)
+        length = int(headers.get("Content-Length", "0")) if has_body else 0
+        body = stream.read(length)
+        if len(body) < length:
+            raise EOFError(f"{len(body)} bytes came, expected {length}")
+    return Reply(words[1].decode(), body), headers.get("Connection", "").lower() != "close"
 
 
 class GRPC:
@@ -146,7 +168,7 @@ class GRPC:
 
 
 @contextlib.contextmanager
-def connections(address: Address) -> Iterator[tuple[GRPC, HTTP]]:
+def connections(address: Address, timeout_s: float = _TIMEOUT_S) -> Iterator[tuple[GRPC, HTTP]]:
     """Yield both."""
-    with GRPC(address) as grpc_side, HTTP(address) as http_side:
+    with GRPC(address, timeout_s) as grpc_side, HTTP(address, timeout_s) as http_side:
         yield grpc_side, http_side

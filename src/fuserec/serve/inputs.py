@@ -15,7 +15,12 @@ Inputs = dict[str, Any]
 
 
 def required(inputs: Inputs, name: str) -> NDArray[Any]:
-    """Return a required input; the server has checked its name and dtype against the configuration."""
+    """Return a required input; the server has checked its dtype against the configuration.
+
+    That it came at all is checked here: to the server, an optional input makes up for the one that is missing.
+    """
+    if name not in inputs:
+        raise ValueError(f"{name} did not come, expected it in every request")
     array = matrix(name, inputs[name])
     if array.shape[0] == 0:
         raise ValueError(f"{name} came with 0 rows, expected at least 1")

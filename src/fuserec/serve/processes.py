@@ -8,15 +8,16 @@ from pathlib import Path
 
 def model_processes(server_pid: int) -> Counter[str]:
     """Return how many processes each model of a running server has; those that ended are not counted."""
-    return Counter(model for child in _children(server_pid) if (model := _model_of(child)) is not None)
+    return Counter(model for child in children_of(server_pid) if (model := _model_of(child)) is not None)
 
 
 def process_ids(server_pid: int, model: str) -> list[int]:
     """Return the ids of the processes that one model of a running server has."""
-    return [child for child in _children(server_pid) if _model_of(child) == model]
+    return [child for child in children_of(server_pid) if _model_of(child) == model]
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """Return the ids of the processes that a process has started and that are there."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:

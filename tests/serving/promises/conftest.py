@@ -51,7 +51,7 @@ class Supervised:
 def supervised(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
     copy = Path(shutil.copytree(repository, tmp_path_factory.mktemp("supervised") / "repository"))
     stop, events = threading.Event(), []
-    with Server(copy, address=Address.free()) as server:
+    with Server(copy, address=Address.free(), settings=ServingConfig(instances=1)) as server:
         supervisor = Supervisor(server, Watch(tick_s=0.1, canary_s=1.0, first_backoff_s=0.1), events.append)
         thread = threading.Thread(target=supervisor.run, args=(stop,))
         thread.start()

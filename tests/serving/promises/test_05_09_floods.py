@@ -74,7 +74,7 @@ def test_promise_06_oversized_request_is_refused_and_its_memory_returned(supervi
             reply = post(server, head + bytes(size), **{"Inference-Header-Content-Length": str(len(head))})
         assert_refused(reply, f"history came with {ids} ids a row, expected at most 10000")
 
-    for _ in range(4):  # both processes of the model have had one by then
+    for _ in range(3):  # what is made once and kept
         send()
     before = Footprint.of(server.pid)
     for _ in range(6):

@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc as grpc
 
 from bench._footprint import Footprint
 from fuserec.errors import BundleError, LaunchError
 from fuserec.export import rollout
 from fuserec.manifest import Manifest
 from fuserec.serve.launcher import Address, Server
-from fuserec.serve.processes import _children, _model_of
+from fuserec.serve.processes import children_of, process_ids
+from fuserec.serve.settings import ServingConfig
 from tests.safety.hostile import malicious_pickle
 from tests.serving.promises.conftest import Busy, Supervised, replace
 from tests.serving.promises.raw import items, message, outputs, send_grpc, wait_until
@@ -33,7 +35,7 @@ MB = 2**20
 def own(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose models may be exchanged."""
     copy = Path(shutil.copytree(repository, tmp_path_factory.mktemp("own") / "repository"))
-    with Server(copy, address=Address.free()) as server:
+    with Server(copy, address=Address.free(), settings=ServingConfig(instances=1)) as server:
         yield server
 
 
@@ -54,12 +56,17 @@ def published(server: Server, source: Path) -> Iterator[Path]:
 
 def test_promise_19_unload_drains_what_is_in_flight(busy: Busy) -> None:
     """What runs and what waits is answered; whoever comes later is told that the model is not there."""
-    with busy.server.admin() as admin, concurrent.futures.ThreadPoolExecutor(8) as pool:
+    target = f"127.0.0.1:{busy.server.address.grpc_port}"
+    with (
+        busy.server.admin() as admin,
+        grpc.InferenceServerClient(target) as stock,
+        concurrent.futures.ThreadPoolExecutor(8) as pool,
+    ):
         with busy.at_work(0.4):
             waiting = [pool.submit(send_grpc, busy.server, message()) for _ in range(4)]
             wait_until(lambda: busy.waiting() == 5, "five that wait")
             unload = pool.submit(admin.unload, "recommend")
-            wait_until(lambda: not admin.ready("recommend", 1), "a model that takes no more")
+            wait_until(lambda: not stock.is_model_ready("recommend"), "a model that takes no more")
             late = send_grpc(busy.server, message())
         unload.result()
     assert [each.result().status for each in waiting] == ["OK"] * 4
@@ -101,12 +108,12 @@ def test_promise_28_after_a_swap_the_answer_is_the_new_version(own: Server, repo
     assert served_version(own) == 1
 
 
-@pytest.mark.parametrize("cycles", [6, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("cycles", [7, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_promise_21_loading_and_unloading_leaks_nothing(own: Server, cycles: int) -> None:
     def cycle() -> None:
         with own.admin() as admin:
             admin.unload("encode")
-            wait_until(lambda: not any(_model_of(pid) == "encode" for pid in _children(own.pid)), "no process of it")
+            wait_until(lambda: not process_ids(own.pid, "encode"), "no process of it")
         own.reload("encode")
 
     for _ in range(3):  # what is made once and kept
@@ -125,19 +132,19 @@ def test_promise_21_loading_and_unloading_leaks_nothing(own: Server, cycles: int
 def test_promise_22_a_dead_stub_becomes_visible_and_recovers(supervised: Supervised) -> None:
     server = supervised.server
     supervised.events.clear()
-    [victim] = [pid for pid in _children(server.pid) if _model_of(pid) == "search"]
+    [victim] = process_ids(server.pid, "search")
     begin = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: supervised.events, "a word about it", 5.0)
     assert "a process of 'search' has died" in supervised.events[0]
     wait_until(lambda: any("'search' is whole again" in event for event in supervised.events), "its recovery")
-    assert any(_model_of(pid) == "search" for pid in _children(server.pid)), f"after {time.monotonic() - begin:.1f} s"
+    assert process_ids(server.pid, "search"), f"after {time.monotonic() - begin:.1f} s"
 
 
 def test_promise_23_24_a_killed_server_leaves_no_orphan_and_no_shared_memory(supervised: Supervised) -> None:
     server, before = supervised.server, items(supervised.server)
     supervised.events.clear()
-    died, models = server.pid, _children(server.pid)
+    died, models = server.pid, children_of(server.pid)
     assert Footprint.of(died).shm_files > 0, "nothing would be seen"
     os.kill(died, signal.SIGKILL)
     wait_until(lambda: not any(map(_is_running, models)), "the end of the processes of its models", 10.0)
@@ -150,7 +157,8 @@ LAUNCHER = """
 import sys
 from pathlib import Path
 from fuserec.serve.launcher import Address, Server
-with Server(Path(sys.argv[1]), address=Address.free()) as server:
+from fuserec.serve.settings import ServingConfig
+with Server(Path(sys.argv[1]), address=Address.free(), settings=ServingConfig(instances=1)) as server:
     print(server.pid, flush=True)
     sys.stdin.read()
 """
@@ -165,7 +173,7 @@ def test_promise_23_24_a_server_goes_with_its_launcher(repository: Path, tmp_pat
     try:
         assert launcher.stdout is not None
         server = int(launcher.stdout.readline())
-        models = _children(server)
+        models = children_of(server)
         assert models and Footprint.of(server).shm_files > 0
     finally:
         launcher.kill()
@@ -176,7 +184,7 @@ def test_promise_23_24_a_server_goes_with_its_launcher(repository: Path, tmp_pat
 
 def test_promise_24_a_server_that_is_stopped_leaves_shared_memory_as_before(repository: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(repository, tmp_path / "repository"))
-    with Server(copy, address=Address.free()) as server:
+    with Server(copy, address=Address.free(), settings=ServingConfig(instances=1)) as server:
         pid = server.pid
         assert Footprint.of(pid).shm_files > 0, "nothing would be seen"
     assert not list(Path("/dev/shm").glob(f"*_{pid}_*"))
