@@ -8,8 +8,9 @@ import json
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import grpc
 
@@ -126,18 +127,24 @@ def _read_response(connection: socket.socket, *, has_body: bool) -> tuple[Reply,
         ValueError: Something else came.
     """
     with connection.makefile("rb") as stream:
-        line = stream.readline(65_537)
-        if not line:
-            raise EOFError("nothing came")
-        words = line.split(None, 2)
-        if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-            raise ValueError(f"came {line!r}, expected the status line of a response")
-        headers = http.client.parse_headers(stream)
+        status, headers = _read_head(stream)
+        while status.startswith("1"):  # "continue", to who expects it: the response comes after it
+            status, headers = _read_head(stream)
         length = int(headers.get("Content-Length", "0")) if has_body else 0
         body = stream.read(length)
         if len(body) < length:
             raise EOFError(f"{len(body)} bytes came, expected {length}")
-    return Reply(words[1].decode(), body), headers.get("Connection", "").lower() != "close"
+    return Reply(status, body), headers.get("Connection", "").lower() != "close"
+
+
+def _read_head(stream: BinaryIO) -> tuple[str, Message]:
+    line = stream.readline(65_537)
+    if not line:
+        raise EOFError("nothing came")
+    words = line.split(None, 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        raise ValueError(f"came {line!r}, expected the status line of a response")
+    return words[1].decode(), http.client.parse_headers(stream)
 
 
 class GRPC:
