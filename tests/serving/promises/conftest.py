@@ -109,11 +109,24 @@ class Busy:
 
 @pytest.fixture(scope="module")
 def busy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
-    copy = Path(shutil.copytree(repository, tmp_path_factory.mktemp("busy") / "repository"))
-    replace(copy, 1, "recommend/model.py", SLOW_MODEL.encode())
     settings = ServingConfig(queue_size=QUEUE_SIZE, queue_timeout_ms=QUEUE_TIMEOUT_MS)
-    with Server(copy, address=Address.free(), settings=settings) as server:
+    with slow_server(repository, tmp_path_factory.mktemp("busy"), settings) as server:
         yield Busy(server)
+
+
+@pytest.fixture
+def patient(repository: Path, tmp_path: Path) -> Iterator[Busy]:
+    """A server in whose queue a request may wait for as long as a loaded machine takes to test it."""
+    with slow_server(repository, tmp_path, ServingConfig(queue_timeout_ms=60_000)) as server:
+        yield Busy(server)
+
+
+@contextlib.contextmanager
+def slow_server(repository: Path, folder: Path, settings: ServingConfig) -> Iterator[Server]:
+    copy = Path(shutil.copytree(repository, folder / "repository"))
+    replace(copy, 1, "recommend/model.py", SLOW_MODEL.encode())
+    with Server(copy, address=Address.free(), settings=settings) as server:
+        yield server
 
 
 def replace(repository: Path, version: int, name: str, content: bytes) -> None:

@@ -54,25 +54,25 @@ def published(server: Server, source: Path) -> Iterator[Path]:
             shutil.rmtree(server.repository / model / str(version), ignore_errors=True)
 
 
-def test_promise_19_unload_drains_what_is_in_flight(busy: Busy) -> None:
+def test_promise_19_unload_drains_what_is_in_flight(patient: Busy) -> None:
     """What runs and what waits is answered; whoever comes later is told that the model is not there."""
-    target = f"127.0.0.1:{busy.server.address.grpc_port}"
+    target = f"127.0.0.1:{patient.server.address.grpc_port}"
     with (
-        busy.server.admin() as admin,
+        patient.server.admin() as admin,
         grpc.InferenceServerClient(target) as stock,
         concurrent.futures.ThreadPoolExecutor(8) as pool,
     ):
-        with busy.at_work(0.4):
-            waiting = [pool.submit(send_grpc, busy.server, message()) for _ in range(4)]
-            wait_until(lambda: busy.waiting() == 5, "five that wait")
+        with patient.at_work(3.0):
+            waiting = [pool.submit(send_grpc, patient.server, message()) for _ in range(4)]
+            wait_until(lambda: patient.waiting() == 5, "five that wait")
             unload = pool.submit(admin.unload, "recommend")
             wait_until(lambda: not stock.is_model_ready("recommend"), "a model that takes no more")
-            late = send_grpc(busy.server, message())
+            late = send_grpc(patient.server, message())
         unload.result()
     assert [each.result().status for each in waiting] == ["OK"] * 4
     assert late.status in ("UNAVAILABLE", "NOT_FOUND"), late
-    busy.server.reload("recommend")
-    assert send_grpc(busy.server, message()).is_ok
+    patient.server.reload("recommend")
+    assert send_grpc(patient.server, message()).is_ok
 
 
 @pytest.mark.parametrize("damage", ["a byte flipped", "a model that cannot start", "a pickle for an index"])
