@@ -100,9 +100,11 @@ class HTTP:
             self._socket = socket.create_connection(self._where, self._timeout_s)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before the end
+            # It may have answered, and closed the connection, before the end of a request.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._socket.sendall(data)
-                if end:
+            if end:
+                with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_WR)
             reply, keeps = _read_response(self._socket, has_body=not data.startswith(b"HEAD "))
         except _CLOSED:

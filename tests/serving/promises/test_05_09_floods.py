@@ -77,10 +77,11 @@ def test_promise_06_oversized_request_is_refused_and_its_memory_returned(supervi
     for _ in range(3):  # what is made once and kept
         send()
     before = Footprint.of(server.pid)
-    for _ in range(6):
+    for _ in range(24):
         send()
     grown = Footprint.of(server.pid) - before
-    assert grown.server_bytes < 3 * size and grown.models_bytes < 3 * size, f"six of {size} bytes each left {grown}"
+    # An allocator keeps one here and there for its next; a leak would be all 24.
+    assert grown.server_bytes < 8 * size and grown.models_bytes < 8 * size, f"24 of {size} bytes each left {grown}"
     assert grown.shm_bytes <= 2 * size and grown.shm_files == 0, grown
 
 
