@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from fuserec.kernels.filters import as_row_filter
+from fuserec.kernels.filters import ExcludedRows, as_row_filter
 
 IDS = np.array([10, 20, 30, 40])
 
@@ -56,3 +58,47 @@ def test_bad_exclusions_are_refused(exclude: object, message: str) -> None:
 def test_bad_masks_are_refused(allow: object) -> None:
     with pytest.raises(ValueError, match=r"allow: got shape .* expected bool of shape \(4,\) or \(2, 4\)"):
         as_row_filter(None, allow, ids=IDS, batch=2)
+
+
+def test_checked_lists_are_taken_in_any_order() -> None:
+    lists = ExcludedRows(np.array([1, 3, 0, 2]), np.array([0, 2, 2, 4]), 4)
+    for taken in ([2], [1], [2, 0, 2], []):
+        some = lists.take(taken)
+        assert len(some) == len(taken)
+        got = [some.rows[first:end].tolist() for first, end in itertools.pairwise(some.offsets)]
+        assert got == [[[1, 3], [], [0, 2]][one] for one in taken]
+        assert as_row_filter(some, None, ids=IDS, batch=len(taken)).rows is some.rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "offsets", "message"),
+    [
+        ([3, 1], [0, 2], "rows that do not ascend within a list"),
+        ([1, 1], [0, 2], "rows that do not ascend within a list"),
+        ([1, 4], [0, 2], r"beyond 0\.\.3"),
+        ([-1, 2], [0, 2], r"beyond 0\.\.3"),
+        ([1, 2], [0, 1], "exclude offsets: ends at 1, expected the number of ids, 2"),
+        ([1, 2], [0, 2, 1, 2], "exclude offsets: got 1 after 2"),
+    ],
+    ids=["fall", "repeat", "beyond", "negative", "end", "offsets"],
+)
+def test_lists_are_checked_when_they_are_made(rows: list[int], offsets: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExcludedRows(np.array(rows), np.array(offsets), 4)
+
+
+def test_checked_lists_stay_as_they_are() -> None:
+    """With rows in another order the kernels would let some of them pass."""
+    rows = np.array([0, 2])
+    lists = ExcludedRows(rows, np.array([0, 2]), 4)
+    rows[:] = [3, 1]
+    assert lists.rows.tolist() == [0, 2]
+    with pytest.raises(ValueError, match="read-only"):
+        lists.rows[0] = 1
+
+
+@pytest.mark.parametrize(("batch", "ids"), [(2, IDS), (1, IDS[:3])])
+def test_checked_lists_of_another_batch_or_index_are_refused(batch: int, ids: np.ndarray) -> None:
+    lists = ExcludedRows(np.array([0, 2]), np.array([0, 2]), 4)
+    with pytest.raises(ValueError, match="exclude: got 1 lists over 4 items, expected"):
+        as_row_filter(lists, None, ids=ids, batch=batch)

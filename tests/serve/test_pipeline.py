@@ -168,3 +168,18 @@ def test_explanation_is_what_leaving_an_item_out_changes(pipeline: Pipeline, his
 def test_an_item_that_is_not_in_the_catalogue_cannot_be_explained(pipeline: Pipeline) -> None:
     with pytest.raises(ValueError, match="which the catalogue does not hold"):
         explain(pipeline, Query(NO_ID, NO_IDS, NO_IDS, 1), UNKNOWN)
+
+
+def test_those_whose_vectors_are_kept_get_the_same_answers(bundle: Path, histories: dict[int, list[int]]) -> None:
+    """The second call of a known user goes a shorter way; one of a batch who asks for more takes all the long one."""
+    pipeline = Pipeline.open(bundle)
+    plain = [Query(user_id, NO_IDS, NO_IDS, 5 + user_id % 7) for user_id in list(histories)[:20]]
+    other = Query(UNKNOWN, NO_IDS, ids(7), 3)
+    assert pipeline._kept(plain) is None
+    first = pipeline.recommend(plain)
+    assert pipeline._kept(plain) is not None and pipeline._kept([*plain, other]) is None
+    for again in (pipeline.recommend(plain), pipeline.recommend([*plain, other])[:-1]):
+        for one, two in zip(first, again, strict=True):
+            np.testing.assert_array_equal(one.item_ids, two.item_ids)
+            np.testing.assert_array_equal(one.scores, two.scores)
+            assert (one.fallback, one.ignored, one.version) == (two.fallback, two.ignored, two.version)

@@ -18,9 +18,10 @@ from fuserec.kernels import ItemIndex
 from fuserec.manifest import Manifest
 from fuserec.rules import ANY, Rules
 from fuserec.serve.engines import Engine, Tensors
-from fuserec.serve.pipeline import Answer, Pipeline, Query, Reranker
+from fuserec.serve.pipeline import Answer, Pipeline, Query
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.ranking import RankStage
+from fuserec.serve.reranking import Reranker
 from fuserec.serve.stores import Categories, UserStore
 from fuserec.serve.users import NO_IDS, Users
 

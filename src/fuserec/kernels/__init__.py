@@ -9,6 +9,7 @@ needs them.
 
 from fuserec.kernels.filters import ExcludedRows
 from fuserec.kernels.index import ItemIndex, TopK
+from fuserec.kernels.known import KnownQueries
 from fuserec.kernels.query import Bag, Lookup
 
-__all__ = ["Bag", "ExcludedRows", "ItemIndex", "Lookup", "TopK"]
+__all__ = ["Bag", "ExcludedRows", "ItemIndex", "KnownQueries", "Lookup", "TopK"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Final
 
@@ -45,7 +46,7 @@ def as_float_matrix(value: object, name: str) -> Array:
     array = as_array(value, name)
     if array.ndim != 2:
         raise ValueError(f"{name}: got shape {array.shape}, expected two dimensions")
-    if array.dtype not in (np.float32, np.float16):
+    if array.dtype.char not in "fe":
         raise ValueError(f"{name}: got dtype {array.dtype}, expected float32 or float16")
     return array
 
@@ -108,8 +109,23 @@ def as_offsets(value: object, total: int, name: str) -> IntArray:
     return offsets
 
 
+def frozen(array: Array) -> Array:
+    """Make an array read-only, and return it."""
+    array.flags.writeable = False
+    return array
+
+
+@functools.lru_cache(maxsize=256)
+def counted(n: int) -> IntArray:
+    """Return 0, 1, ..., n - 1, read-only: numbers of queries, or offsets of lists of one."""
+    return frozen(np.arange(n, dtype=np.int64))
+
+
 def read_only(array: Array) -> Array:
     """Return a C-contiguous read-only view (or copy): compiled kernels then see one array type, not four."""
+    flags = array.flags
+    if type(array) is np.ndarray and not flags.writeable and flags.c_contiguous:
+        return array
     view = np.ascontiguousarray(array).view(np.ndarray)
     if view is array:
         view = array.view()

@@ -5,12 +5,13 @@ A kernel drops a row before it looks at its score, so nothing is fetched beyond 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from fuserec.kernels._arrays import BoolArray, IntArray, as_array, as_int_vector, as_offsets
+from fuserec.kernels._arrays import BoolArray, IntArray, as_array, as_int_vector, as_offsets, counted, frozen
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,16 +29,51 @@ class RowFilter:
     allow: BoolArray
 
 
-class ExcludedRows(NamedTuple):
-    """What may not come back, as rows of the index, found out before: see `ItemIndex.excluded_rows`.
+class ExcludedRows:
+    """Lists of rows that may not come back, found out and checked before any search: see `ItemIndex.excluded_rows`.
+
+    Args:
+        rows: (S,) int64, ascending and without repeats within a list; copied.
+        offsets: (B + 1,) int64: list `b`, that of query `b`, is `rows[offsets[b]:offsets[b + 1]]`; copied.
+        n_rows: Items of the index, N.
 
     Attributes:
-        rows: (S,) int64, ascending and without repeats within a query.
-        offsets: (B + 1,) int64: those of query `b` are `rows[offsets[b]:offsets[b + 1]]`.
+        rows: As given, read-only.
+        offsets: As given, read-only.
+        n_rows: As given.
+
+    Raises:
+        ValueError: The offsets do not partition the rows, or rows are in another order, with which the kernels would
+            let some of them pass, or beyond the index.
     """
 
-    rows: IntArray
-    offsets: IntArray
+    __slots__ = ("n_rows", "offsets", "rows")
+
+    def __init__(self, rows: IntArray, offsets: IntArray, n_rows: int) -> None:
+        self.rows, self.offsets, self.n_rows = frozen(rows.copy()), frozen(offsets.copy()), n_rows
+        as_offsets(self.offsets, len(rows), "exclude offsets")
+        falls = self.rows[1:] <= self.rows[:-1]
+        # Where a list begins, the one before it may have ended at any row.
+        begins = self.offsets[1:-1]
+        falls[begins[(begins > 0) & (begins < len(rows))] - 1] = False
+        if falls.any() or (len(rows) and (rows.min() < 0 or rows.max() >= n_rows)):
+            raise ValueError(f"exclude: got rows that do not ascend within a list, or beyond 0..{n_rows - 1}")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, lists: Sequence[int]) -> ExcludedRows:
+        """Return some of the lists, 0 to B - 1, in this order: those of the queries of one search."""
+        taken = [self.rows[self.offsets[one] : self.offsets[one + 1]] for one in lists]
+        made = ExcludedRows.__new__(ExcludedRows)  # its lists were checked already
+        made.n_rows = self.n_rows
+        if len(taken) == 1:
+            made.rows, made.offsets = taken[0], frozen(np.array([0, len(taken[0])]))
+            return made
+        offsets = np.zeros(len(taken) + 1, np.int64)
+        np.cumsum([len(one) for one in taken], out=offsets[1:])
+        made.rows, made.offsets = frozen(np.concatenate([np.empty(0, np.int64), *taken])), frozen(offsets)
+        return made
 
 
 def as_row_filter(exclude: object, allow: object, *, ids: IntArray, batch: int) -> RowFilter:
@@ -55,7 +91,13 @@ def as_row_filter(exclude: object, allow: object, *, ids: IntArray, batch: int) 
         ValueError: `exclude` or `allow` has another shape or dtype.
     """
     mask = _as_mask(allow, len(ids), batch)
-    no_rows, no_offsets = np.empty(0, np.int64), np.zeros(batch + 1, np.int64)
+    if isinstance(exclude, ExcludedRows):
+        if len(exclude) != batch or exclude.n_rows != len(ids):
+            raise ValueError(
+                f"exclude: got {len(exclude)} lists over {exclude.n_rows} items, expected {batch} over {len(ids)}"
+            )
+        return RowFilter(exclude.offsets, exclude.rows, mask)
+    no_rows, no_offsets = counted(0), np.zeros(batch + 1, np.int64)
     if exclude is None:
         return RowFilter(no_offsets, no_rows, mask)
     if isinstance(exclude, set | frozenset):
@@ -63,9 +105,8 @@ def as_row_filter(exclude: object, allow: object, *, ids: IntArray, batch: int) 
         mask = np.ones((1, len(ids)), np.bool_) if len(mask) == 0 else mask.copy()
         mask[:, rows[known]] = False
         return RowFilter(no_offsets, no_rows, mask)
-    made = _checked_rows(exclude, len(ids), batch) if isinstance(exclude, ExcludedRows) else None
-    rows, offsets = made or excluded_rows(*_as_csr(exclude, batch), ids)
-    return RowFilter(offsets, rows, mask)
+    made = excluded_rows(*_as_csr(exclude, batch), ids)
+    return RowFilter(made.offsets, made.rows, mask)
 
 
 def excluded_rows(excluded: IntArray, offsets: IntArray, ids: IntArray) -> ExcludedRows:
@@ -76,23 +117,7 @@ def excluded_rows(excluded: IntArray, offsets: IntArray, ids: IntArray) -> Exclu
     # One sort orders all queries at once and drops the repeats.
     pairs = np.unique(query[known] * len(ids) + rows[known])
     counts = np.bincount(pairs // len(ids), minlength=batch)
-    return ExcludedRows(pairs % len(ids), np.concatenate(([0], np.cumsum(counts))).astype(np.int64))
-
-
-def _checked_rows(exclude: ExcludedRows, n_rows: int, batch: int) -> ExcludedRows:
-    """Return `exclude`, if that is what it is: with rows in another order the kernels would let some of them pass."""
-    rows, offsets = exclude
-    if len(offsets) != batch + 1 or offsets[0] != 0 or offsets[-1] != len(rows):
-        raise ValueError(f"exclude: got offsets for {len(offsets) - 1} queries and {len(rows)} rows, expected {batch}")
-    if not len(rows):
-        return exclude
-    falls = rows[1:] <= rows[:-1]
-    # Where a list begins, the one before it may have ended at any row.
-    begins = offsets[1:-1]
-    falls[begins[(begins > 0) & (begins < len(rows))] - 1] = False
-    if falls.any() or rows.min() < 0 or rows.max() >= n_rows:
-        raise ValueError(f"exclude: got rows that do not ascend within a query, or beyond 0..{n_rows - 1}")
-    return exclude
+    return ExcludedRows(pairs % len(ids), np.concatenate(([0], np.cumsum(counts))).astype(np.int64), len(ids))
 
 
 def rows_of(item_ids: IntArray, ids: IntArray) -> tuple[IntArray, BoolArray]:
@@ -122,10 +147,16 @@ def _as_csr(exclude: object, batch: int) -> tuple[IntArray, IntArray]:
 
 def _as_mask(allow: object, rows: int, batch: int) -> BoolArray:
     if allow is None:
-        return np.empty((0, rows), np.bool_)
+        return _no_mask(rows)
     mask = as_array(allow, "allow")
     if mask.dtype != np.bool_ or mask.shape not in ((rows,), (batch, rows)):
         raise ValueError(
             f"allow: got shape {mask.shape} of {mask.dtype}, expected bool of shape ({rows},) or ({batch}, {rows})"
         )
     return np.ascontiguousarray(np.atleast_2d(mask))
+
+
+@functools.lru_cache(maxsize=64)
+def _no_mask(rows: int) -> BoolArray:
+    none: BoolArray = frozen(np.empty((0, rows), np.bool_))
+    return none

@@ -19,8 +19,12 @@ from fuserec.kernels._arrays import (
     as_int_vector,
     as_offsets,
     as_table,
+    counted,
+    frozen,
     is_on_device,
 )
+
+_NO_WEIGHTS: FloatArray = frozen(np.empty(0, np.float32))
 
 
 def _check_ids(ids: IntArray, rows: int, name: str) -> None:
@@ -129,18 +133,17 @@ def as_pool(query: object, dim: int) -> Pool:
     Raises:
         ValueError: The query has another shape or dtype.
     """
-    no_weights = np.empty(0, np.float32)
     if isinstance(query, Lookup | Bag):
         _check_width(query.table, dim, f"{type(query).__name__}.table")
         table, ids = _float32_rows(query.table, query.ids)
         if isinstance(query, Lookup):
-            return Pool("lookup", table, ids, np.arange(len(ids) + 1), no_weights)
-        weights = no_weights if query.weights is None else query.weights
+            return Pool("lookup", table, ids, counted(len(ids) + 1), _NO_WEIGHTS)
+        weights = _NO_WEIGHTS if query.weights is None else query.weights
         return Pool("bag", table, ids, query.offsets, weights)
     array = as_float_matrix(query, "query")
     _check_width(array, dim, "query")
     dense = np.ascontiguousarray(array, np.float32)
-    return Pool("dense", dense, np.arange(len(dense)), np.arange(len(dense) + 1), no_weights)
+    return Pool("dense", dense, counted(len(dense)), counted(len(dense) + 1), _NO_WEIGHTS)
 
 
 def _check_width(array: Any, dim: int, name: str) -> None:

@@ -39,12 +39,12 @@ def matrix(name: str, tensor: Any) -> NDArray[Any]:
     return array
 
 
-def checked_k(inputs: Inputs, rows: int) -> NDArray[np.int32]:
+def checked_k(inputs: Inputs, rows: int) -> list[int]:
     """Return k a row."""
-    ks: NDArray[np.int32] = required(inputs, contract.K)[:, 0]
+    ks: list[int] = required(inputs, contract.K)[:, 0].tolist()
     same_rows(contract.K, len(ks), rows)
-    if ks.min() < 1 or ks.max() > contract.MAX_K:
-        raise ValueError(f"{contract.K} came as {ks.min()}..{ks.max()}, expected 1 to {contract.MAX_K}")
+    if min(ks) < 1 or max(ks) > contract.MAX_K:
+        raise ValueError(f"{contract.K} came as {min(ks)}..{max(ks)}, expected 1 to {contract.MAX_K}")
     return ks
 
 

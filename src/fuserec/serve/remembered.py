@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 MOST_BYTES: Final = 64 * 2**20
+_FREE: Final = -2  # nobody's number, not even that of nobody
 
 
 class UserVectors:
     """Room for the vectors of some of n users, D float32 each.
+
+    Attributes:
+        table: (P, D) float32, the vectors by place.
 
     Args:
         n_users: How many users there are; they are numbered from 0.
@@ -27,18 +31,19 @@ class UserVectors:
 
     def __init__(self, n_users: int, dim: int, most_bytes: int = MOST_BYTES) -> None:
         places = max(1, min(n_users, most_bytes // (4 * dim)))
-        self._vectors = np.empty((places, dim), dtype=np.float32)
-        self._owners = np.full(places, -1, dtype=np.int64)
+        self.table: NDArray[np.float32] = np.zeros((places, dim), dtype=np.float32)
+        self._owners = np.full(places, _FREE, dtype=np.int64)
 
-    def read(self, users: Ids, out: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Write what is known of (B,) users into their rows of `out`, and return which those are; -1 is nobody."""
+    def find(self, users: Ids) -> tuple[Ids, NDArray[np.bool_]]:
+        """Return the places of (B,) users in the table, (B,) int64, and whether their vectors are there; -1 is nobody.
+
+        What is in a place may be somebody else's vector.
+        """
         places = users % len(self._owners)
-        known: NDArray[np.bool_] = (self._owners[places] == users) & (users >= 0)
-        out[known] = self._vectors[places[known]]
-        return known
+        return places, self._owners[places] == users
 
     def write(self, users: Ids, vectors: NDArray[np.float32]) -> None:
         """Keep the vectors of (B,) users; of those that share a place, and of a user who is there twice, the last."""
         places = users % len(self._owners)
         self._owners[places] = users
-        self._vectors[places] = vectors
+        self.table[places] = vectors

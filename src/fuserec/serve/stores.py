@@ -48,8 +48,9 @@ class IdMap:
         """Return the row of each id, -1 where it is unknown; same shape as `ids`."""
         if not len(self):
             return np.full(ids.shape, -1, dtype=np.int64)
-        place = np.minimum(np.searchsorted(self._sorted, ids), len(self._sorted) - 1)
-        return np.where(self._sorted[place] == ids, self._order[place], -1)
+        place = self._sorted.searchsorted(ids)  # n beyond the last, which `clip` makes n - 1
+        is_known = self._sorted.take(place, mode="clip") == ids
+        return np.where(is_known, self._order.take(place, mode="clip"), -1)
 
 
 class UserStore:

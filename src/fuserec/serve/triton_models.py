@@ -7,6 +7,7 @@ INVALID_ARGUMENT by itself; the others of its batch are answered as if it had no
 from __future__ import annotations
 
 import abc
+import gc
 import json
 import logging
 import os
@@ -61,6 +62,9 @@ class _Model(abc.ABC):
         self.tally = Tally()
         self.telemetry = Telemetry(self.tally, model, version, self.stages, Manifest.read(bundle).created)
         self.watch(bundle)
+        # What is there now stays: a full collection would look through all of it, and take 100 ms of a caller's time.
+        gc.collect()
+        gc.freeze()
         self.handover = Handover(self.tally, ServerLedger(pb_utils))
         self.handover.start()
 
@@ -140,7 +144,7 @@ class RecommendModel(_Model):
 
     def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
-        users = required(inputs, contract.USER_ID)[:, 0]
+        users = required(inputs, contract.USER_ID)[:, 0].tolist()
         ks = checked_k(inputs, len(users))
         histories = id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
         excludes = id_lists(inputs, contract.EXCLUDE, len(users), contract.MAX_EXCLUDE)
@@ -151,7 +155,7 @@ class RecommendModel(_Model):
         if any(texts) and not self.pipeline.reads_text:
             raise ValueError(f"{contract.TEXT} came, and this model reads none; expected a user id or a history")
         return [
-            Query(int(user), history, exclude, int(k), only_given, text, allow, rule)
+            Query(user, history, exclude, k, only_given, text, allow, rule)
             for user, history, exclude, k, only_given, text, allow, rule in zip(
                 users, histories, excludes, ks, only, texts, allows, rules, strict=True
             )
@@ -194,7 +198,7 @@ class EncodeModel(_Model):
 class SearchModel(_Model):
     """`search`: query, exclude, k -> item_ids, scores."""
 
-    def read(self, inputs: Inputs) -> tuple[NDArray[np.float32], list[NDArray[np.int64]], NDArray[np.int32]]:
+    def read(self, inputs: Inputs) -> tuple[NDArray[np.float32], list[NDArray[np.int64]], list[int]]:
         """Read one request as vectors, exclusion lists and k a row."""
         vectors = required(inputs, contract.QUERY)
         if vectors.shape[1] != self.pipeline.dim:
@@ -208,13 +212,13 @@ class SearchModel(_Model):
         """Search for the rows of all requests at once."""
         vectors = np.concatenate([vectors for vectors, _, _ in batches])
         excludes = [exclude for _, rows, _ in batches for exclude in rows]
-        widths = [int(ks.max()) for _, _, ks in batches]
+        widths = [max(ks) for _, _, ks in batches]
         found = self.pipeline.search(vectors, max(widths), excludes)
         self.telemetry.answered(len(vectors))
         outputs, start = [], 0
         for (_, _, ks), width in zip(batches, widths, strict=True):
             rows = slice(start, start + len(ks))
-            beyond = np.arange(width) >= ks[:, None]
+            beyond = np.arange(width) >= np.array(ks)[:, None]
             ids, scores = found.ids[rows, :width], found.scores[rows, :width]
             outputs.append(
                 {
@@ -338,12 +342,15 @@ def _stack_explained(answers: Sequence[Explanation]) -> dict[str, NDArray[Any]]:
 
 def _stack(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
     """Make the output tensors of one request; rows with a smaller k are filled up with the tail."""
-    width = max(len(answer.item_ids) for answer in answers)
-    ids = np.full((len(answers), width), contract.NO_ID, dtype=np.int64)
-    scores = np.full((len(answers), width), -np.inf, dtype=np.float32)
-    for row, answer in enumerate(answers):
-        ids[row, : len(answer.item_ids)] = answer.item_ids
-        scores[row, : len(answer.item_ids)] = answer.scores
+    if len(answers) == 1:  # as most are
+        ids, scores = answers[0].item_ids[None], answers[0].scores[None]
+    else:
+        width = max(len(answer.item_ids) for answer in answers)
+        ids = np.full((len(answers), width), contract.NO_ID, dtype=np.int64)
+        scores = np.full((len(answers), width), -np.inf, dtype=np.float32)
+        for row, answer in enumerate(answers):
+            ids[row, : len(answer.item_ids)] = answer.item_ids
+            scores[row, : len(answer.item_ids)] = answer.scores
     return {
         contract.ITEM_IDS: ids,
         contract.SCORES: scores,

@@ -113,9 +113,13 @@ class Users:
         """What is stored of each user."""
         return self._stored
 
+    def numbers(self, queries: Sequence[Asker]) -> Ids:
+        """Return the numbers of those who ask, (B,) int64 from 0 to n - 1; -1 for somebody unknown."""
+        return self._stored.rows(np.array([query.user_id for query in queries], dtype=np.int64))
+
     def look_up(self, queries: Sequence[Asker]) -> Known:
         """Find out what is known of those who ask."""
-        users = self._stored.rows(np.array([query.user_id for query in queries], dtype=np.int64))
+        users = self.numbers(queries)
         items, histories, lists, ignored = [], [], [], np.zeros(len(queries), dtype=np.int32)
         for position, (query, user) in enumerate(zip(queries, users.tolist(), strict=True)):
             given, ignored[position] = self.known(query.history)

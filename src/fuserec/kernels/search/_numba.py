@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from fuserec.kernels._arrays import FloatArray, IntArray, read_only
+from fuserec.kernels._arrays import FloatArray, IntArray, frozen, read_only
 from fuserec.kernels.filters import RowFilter
 from fuserec.kernels.packed import PackedCodes
 from fuserec.kernels.query import Pool
@@ -64,8 +64,7 @@ def search(
     if config.scan == "rows" or codes is None:
         return _scan_rows(read_only(items), bags, filters, k, config, normalize=normalize)
     if "numba" not in resident:
-        arrays = (items, codes.codes, codes.scale, codes.residual, codes.reach)
-        resident["numba"] = Table(*(read_only(array) for array in arrays))
+        resident["numba"] = as_table(items, codes)
     table: Table = resident["numba"]
     plan = Plan(k, normalize, config.tile, config.stride, config.lanes, config.capacity)
     batch, shape = pool.batch, (pool.batch, k)
@@ -86,12 +85,17 @@ def search(
     return Found(*answers)
 
 
+def as_table(items: FloatArray, codes: PackedCodes) -> Table:
+    """Return rows and codes as the compiled functions take them."""
+    return Table(*(read_only(array) for array in (items, codes.codes, codes.scale, codes.residual, codes.reach)))
+
+
 def _share_queries(table: Table, bags: Bags, out: Out, plan: Plan, config: CpuConfig, answers: Answers) -> None:
-    edges = _edges(len(answers.rows), config.query_parts).tolist()
-    groups = np.array([0, len(table.codes)])
+    edges = _edges(len(answers.rows), config.query_parts)
+    groups = _edges(len(table.codes), 1)
 
     def search_part(part: int) -> None:
-        span = (edges[part], edges[part + 1], groups)
+        span = (int(edges[part]), int(edges[part + 1]), groups)
         work(EVERY, 0, 1, table, bags, out, *span, plan, _nothing_prepared(), _NO_HEAPS, answers)
 
     run(search_part, config.query_parts, numba.get_num_threads())
@@ -147,9 +151,11 @@ def _scan_rows(items: FloatArray, bags: Bags, out: Out, k: int, config: CpuConfi
     return Found(*keys.unpack(_merged(heaps.keys, k)), heaps.magnitudes[0])
 
 
+@functools.lru_cache(maxsize=1024)
 def _edges(total: int, parts: int, multiple: int = 1) -> IntArray:
-    """Cut `total`, a multiple of `multiple`, into parts that are such multiples too."""
-    return np.arange(parts + 1) * (total // multiple) // parts * multiple
+    """Cut `total`, a multiple of `multiple`, into parts that are such multiples too; read-only."""
+    edges: IntArray = frozen(np.arange(parts + 1) * (total // multiple) // parts * multiple)
+    return edges
 
 
 def _merged(found: IntArray, k: int) -> IntArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from fuserec.kernels.query import Pool
 from fuserec.kernels.search.found import Found
 
 Backend = Literal["auto", "cpu", "cuda", "interpret", "reference"]
+_BACKENDS: Final = get_args(Backend)
 
 _LARGEST = float(np.finfo(np.float32).max)
 # Shorter queries would lose digits to float32's smallest numbers before they are normalised.
@@ -29,8 +30,8 @@ def resolve(backend: str) -> str:
     Raises:
         ValueError: `backend` is none of the known ones.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(get_args(Backend))}")
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(_BACKENDS)}")
     if backend != "auto":
         return backend
     torch = sys.modules.get("torch")
@@ -108,20 +109,28 @@ def _as_full_scan(found: Found, rows: int) -> Found:
     return found._replace(certified=np.ones(batch, np.bool_), rescored=np.full(batch, rows, np.int64))
 
 
-def _check_magnitudes(found: Found, *, normalize: bool, max_abs: float) -> None:
-    """Refuse what has no sound float32 score; told by the sum of |q|, which the backends get in passing.
+def sound_magnitudes(*, normalize: bool, max_abs: float) -> tuple[float, float]:
+    """Return from where on, and up to where, the sum of a query's absolute values promises sound float32 scores.
 
     As |q.e| <= sum|q| * max|e|, a product within float32 rules out overflow at any point of any sum.
     """
-    for b in np.flatnonzero(~(found.magnitudes < _LARGEST / max(max_abs, 1.0))):
+    return _SHORTEST if normalize else 0.0, _LARGEST / max(max_abs, 1.0)
+
+
+def _check_magnitudes(found: Found, *, normalize: bool, max_abs: float) -> None:
+    """Refuse what has no sound float32 score; told by the sum of |q|, which the backends get in passing."""
+    shortest, longest = sound_magnitudes(normalize=normalize, max_abs=max_abs)
+    sound = found.magnitudes < longest
+    if not sound.all():
+        b = int(np.argmin(sound))
         raise ValueError(
             f"query {b}: got absolute values summing to {found.magnitudes[b]}, expected finite values whose scores "
             f"fit float32 (table entries reach {max_abs:.3g})"
         )
     if normalize:
-        for b in np.flatnonzero(found.magnitudes < _SHORTEST):
+        for b in np.flatnonzero(found.magnitudes < shortest):
             raise ValueError(
-                f"query {b}: got absolute values summing to {found.magnitudes[b]}, expected at least {_SHORTEST:.1g} "
+                f"query {b}: got absolute values summing to {found.magnitudes[b]}, expected at least {shortest:.1g} "
                 "for the cosine metric to normalise"
             )
 

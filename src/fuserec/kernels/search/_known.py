@@ -1,0 +1,71 @@
+"""CPU twin of the search for known queries: when it is one compiled call, and the call."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from fuserec.kernels._arrays import FloatArray, IntArray, read_only
+from fuserec.kernels.filters import ExcludedRows
+from fuserec.kernels.packed import PackedCodes
+from fuserec.kernels.search._numba import as_table
+from fuserec.kernels.search._numba_jit import compiled_once
+from fuserec.kernels.search._numba_known import OUT_OF_RANGE, PROVEN, Known, search_known
+from fuserec.kernels.search._numba_rescore import Answers
+from fuserec.kernels.search._numba_run import Plan
+from fuserec.kernels.search._numba_tile import WIDTHS
+from fuserec.kernels.search.cpu_config import choose_cpu_config
+
+
+class KnownSearch:
+    """One compiled call over arrays that stay the same; arguments as `KnownQueries` has them.
+
+    Args:
+        items: (N, D) float32.
+        codes: Their codes.
+        item_ids: (N,) int64.
+        vectors: (V, D) float32, C-contiguous.
+        excluded: U lists.
+        normalize: Whether vectors are scaled to unit length.
+        magnitudes: From and up to where the sum of a vector's absolute values promises sound scores.
+    """
+
+    def __init__(
+        self,
+        items: FloatArray,
+        codes: PackedCodes,
+        item_ids: IntArray,
+        vectors: FloatArray,
+        excluded: ExcludedRows,
+        *,
+        normalize: bool,
+        magnitudes: tuple[float, float],
+    ) -> None:
+        self._table = as_table(items, codes)
+        self._known = Known(read_only(vectors), excluded.rows, excluded.offsets, read_only(item_ids))
+        self._normalize, self._magnitudes = normalize, magnitudes
+
+    def search(self, lists: IntArray, rows: IntArray, k: int) -> Answers | None:
+        """Return the answers, item ids in place of rows; None where it takes several threads, or another search.
+
+        Raises:
+            ValueError: A number is out of range.
+        """
+        batch, threads, (n_rows, dim) = len(rows), numba.get_num_threads(), self._table.items.shape
+        config = choose_cpu_config(batch, n_rows, dim, k, threads, has_codes=True, widths=WIDTHS)
+        if config.scan != "codes" or config.row_parts > 1 or min(config.query_parts, threads) > 1:
+            return None
+        plan = Plan(k, self._normalize, config.tile, config.stride, config.lanes, config.capacity)
+        most = -(-batch // config.query_parts)
+        status, answers = search_known(self._known, self._table, plan, lists, rows, most, *self._magnitudes)
+        if status == OUT_OF_RANGE:
+            raise ValueError(
+                f"got lists {lists.min()} to {lists.max()} and rows {rows.min()} to {rows.max()}, expected 0 to "
+                f"{len(self._known.offsets) - 2} and 0 to {len(self._known.vectors) - 1}"
+            )
+        return answers if status == PROVEN else None
+
+    def warm_up(self) -> None:
+        """Search once; see `ItemIndex.warm_up`."""
+        with compiled_once(search_known):
+            self.search(np.zeros(1, np.int64), np.zeros(1, np.int64), 1)
