@@ -33,8 +33,9 @@ from fuserec.export import rollout
 from fuserec.kernels import ItemIndex
 from fuserec.manifest import FileRecord, Manifest, bundle_folder
 from fuserec.serve.launcher import Address, Server
-from fuserec.serve.pipeline import Pipeline, Query
+from fuserec.serve.pipeline import Pipeline
 from fuserec.serve.processes import process_ids
+from fuserec.serve.query import Query
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.supervisor import Supervisor, Watch
 from fuserec.serve.users import NO_IDS

@@ -21,7 +21,8 @@ from fuserec.contract import NO_ID, RANK
 from fuserec.export import ExportConfig, export_checkpoint
 from fuserec.manifest import Manifest, bundle_folder
 from fuserec.models.checkpoint import Checkpoint
-from fuserec.serve.pipeline import Pipeline, Query
+from fuserec.serve.pipeline import Pipeline
+from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankQuery, RankStage
 from fuserec.serve.users import NO_IDS, Users
 from fuserec.train.data import DataSet, read_folder

@@ -75,7 +75,8 @@ def _of_checkpoint(name: str) -> Evaluator:
 
 def _of_repository(name: str) -> Evaluator:
     from fuserec.manifest import bundle_folder
-    from fuserec.serve.pipeline import Pipeline, Query
+    from fuserec.serve.pipeline import Pipeline
+    from fuserec.serve.query import Query
     from fuserec.serve.users import NO_IDS
 
     pipeline = Pipeline.open(bundle_folder(Path(name)))

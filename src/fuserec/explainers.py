@@ -48,7 +48,8 @@ def explain_by_repository(folder: Path, user: int | None, history: Sequence[int]
     """Explain through the exported bundle by leave-one-out."""
     from fuserec.manifest import bundle_folder
     from fuserec.serve.explain import explain
-    from fuserec.serve.pipeline import Pipeline, Query
+    from fuserec.serve.pipeline import Pipeline
+    from fuserec.serve.query import Query
     from fuserec.serve.users import NO_IDS
 
     query = Query(NO_ID if user is None else user, np.array(history or (), dtype=np.int64), NO_IDS, 1)

@@ -21,7 +21,9 @@ from bench.serving.workload import Workload
 from fuserec.contract import NO_ID
 from fuserec.kernels import ItemIndex
 from fuserec.manifest import Manifest, bundle_folder
-from fuserec.serve.pipeline import NO_IDS, Pipeline, Query
+from fuserec.serve.pipeline import Pipeline
+from fuserec.serve.query import Query
+from fuserec.serve.users import NO_IDS
 
 N_LARGE = 2_000
 RIVAL = "rival 2x1"

@@ -59,6 +59,12 @@ def test_the_answers_are_those_of_the_index(threads: int, n_items: int, metric: 
         lists, rows = rng.integers(0, N_QUERIES, (2, batch))
         expected = index.search(vectors[rows], k, exclude=excluded.take(lists.tolist()))
         assert_same(known.search(lists, rows, k), expected)
+        # The best of most of them, some that are in the list already, some unknown, some none.
+        also = [np.append(ids[: at % 7], rng.integers(-1, 2 * n_items, at % 5)) for at, ids in enumerate(expected.ids)]
+        taken = [np.append(index.ids[excluded.take([one]).rows], more) for one, more in zip(lists, also, strict=True)]
+        got = known.search(lists, rows, k, also)
+        assert_same(got, index.search(vectors[rows], k, exclude=taken))
+        assert_same(got, index.search(vectors[rows], k, exclude=known.excluded(lists, also)))
 
 
 def test_one_thread_takes_one_compiled_call(monkeypatch: pytest.MonkeyPatch) -> None:

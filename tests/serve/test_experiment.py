@@ -14,7 +14,8 @@ import pytest
 from fuserec.contract import NO_ID
 from fuserec.errors import BundleError
 from fuserec.serve.experiment import SHADOW_QUEUE, Experiments, overlap
-from fuserec.serve.pipeline import Answer, Query
+from fuserec.serve.pipeline import Answer
+from fuserec.serve.query import Query
 from fuserec.serve.tally import Tally
 from fuserec.serve.telemetry import STAGES, Nobody, Telemetry
 from fuserec.serve.users import NO_IDS

@@ -15,7 +15,8 @@ from fuserec.contract import NO_ID
 from fuserec.export import ExportConfig, Gate, export_checkpoint
 from fuserec.manifest import Manifest
 from fuserec.serve.padding import SHORTEST, batches
-from fuserec.serve.pipeline import Pipeline, Query
+from fuserec.serve.pipeline import Pipeline
+from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankQuery, RankStage
 from fuserec.serve.users import NO_IDS, Users
 

@@ -1,5 +1,6 @@
 """The pipeline answers every kind of user, alone and in a batch, and never with what it must not."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 from fuserec.contract import NO_ID
 from fuserec.serve.explain import explain
-from fuserec.serve.pipeline import Answer, Pipeline, Query
+from fuserec.serve.pipeline import Answer, Pipeline
+from fuserec.serve.query import Query
+from fuserec.serve.remembered import UserVectors
 from fuserec.serve.users import NO_IDS
 
 UNKNOWN = 10**12
@@ -175,11 +178,31 @@ def test_those_whose_vectors_are_kept_get_the_same_answers(bundle: Path, histori
     pipeline = Pipeline.open(bundle)
     plain = [Query(user_id, NO_IDS, NO_IDS, 5 + user_id % 7) for user_id in list(histories)[:20]]
     other = Query(UNKNOWN, NO_IDS, ids(7), 3)
-    assert pipeline._kept(plain) is None
+    assert pipeline._recall.kept(plain) is None
     first = pipeline.recommend(plain)
-    assert pipeline._kept(plain) is not None and pipeline._kept([*plain, other]) is None
+    assert pipeline._recall.kept(plain) is not None and pipeline._recall.kept([*plain, other]) is None
     for again in (pipeline.recommend(plain), pipeline.recommend([*plain, other])[:-1]):
         for one, two in zip(first, again, strict=True):
             np.testing.assert_array_equal(one.item_ids, two.item_ids)
             np.testing.assert_array_equal(one.scores, two.scores)
             assert (one.fallback, one.ignored, one.version) == (two.fallback, two.ignored, two.version)
+
+
+def test_users_who_share_a_place_get_their_own(
+    bundle: Path, histories: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for three vectors, whoever is computed anew takes somebody's place, also within a batch."""
+    users = list(histories)[:40]
+    whole = Pipeline.open(bundle)
+    expected = [ask(whole, Query(user_id, NO_IDS, NO_IDS, 5)) for user_id in users]
+    monkeypatch.setattr(
+        "fuserec.serve.recall.UserVectors", functools.partial(UserVectors, most_bytes=3 * 4 * whole.dim)
+    )
+    small = Pipeline.open(bundle)
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5, 40, 100):
+        rows = rng.integers(0, len(users), size).tolist()
+        answers = small.recommend([Query(users[row], NO_IDS, NO_IDS, 5) for row in rows])
+        for row, answer in zip(rows, answers, strict=True):
+            np.testing.assert_array_equal(answer.item_ids, expected[row].item_ids)
+            np.testing.assert_array_equal(answer.scores, expected[row].scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from hypothesis import strategies as st
 
 from fuserec.contract import NO_ID
 from fuserec.errors import BundleError
-from fuserec.kernels import ItemIndex
+from fuserec.kernels import ItemIndex, TopK
 from fuserec.manifest import Manifest
 from fuserec.rules import ANY, Rules
 from fuserec.serve.engines import Engine, Tensors
-from fuserec.serve.pipeline import Answer, Pipeline, Query
+from fuserec.serve.pipeline import Answer, Pipeline
 from fuserec.serve.popularity import Popularity
+from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
+from fuserec.serve.recall import Batch, Recall
 from fuserec.serve.reranking import Reranker
 from fuserec.serve.stores import Categories, UserStore
 from fuserec.serve.users import NO_IDS, Users
@@ -197,13 +200,13 @@ def test_what_holds_for_every_answer(queries: list[Query]) -> None:
 def test_the_pool_grows_no_further_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = build()
     sizes: list[int] = []
-    search = ItemIndex.search
+    search = Recall.search
 
-    def spy(self: ItemIndex, query: object, k: int, **options: object) -> object:
+    def spy(self: Recall, batch: Batch, rows: Sequence[int], k: int) -> TopK:
         sizes.append(k)
-        return search(self, query, k, **options)  # type: ignore[arg-type]
+        return search(self, batch, rows, k)
 
-    monkeypatch.setattr(ItemIndex, "search", spy)
+    monkeypatch.setattr(Recall, "search", spy)
     ask(pipeline, Query(5, NO_IDS, NO_IDS, 10, rules=Rules(caps={"Noir": 9})))
     assert sizes == [40]
     sizes.clear()
@@ -233,7 +236,7 @@ def test_allowing_only_what_is_unknown_leaves_nothing(pipeline: Pipeline, user: 
 def test_allow_in_small_pieces_is_the_same(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     queries = [Query(user, NO_IDS, NO_IDS, 5, allow=ITEM_IDS[user : user + 50]) for user in range(5, 12)]
     whole = pipeline.recommend(queries)
-    monkeypatch.setattr("fuserec.serve.pipeline._MASK_BYTES", 2 * N_ITEMS)
+    monkeypatch.setattr("fuserec.serve.recall._MASK_BYTES", 2 * N_ITEMS)
     for one, other in zip(whole, pipeline.recommend(queries), strict=True):
         assert one.item_ids.tolist() == other.item_ids.tolist()
 

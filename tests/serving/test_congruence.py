@@ -12,7 +12,8 @@ import pytest
 from fuserec.client import AsyncRecommender, Recommendations, Recommender
 from fuserec.contract import NO_ID
 from fuserec.serve.launcher import Server
-from fuserec.serve.pipeline import Answer, Pipeline, Query
+from fuserec.serve.pipeline import Answer, Pipeline
+from fuserec.serve.query import Query
 
 pytestmark = pytest.mark.serving
 N_USERS = 200

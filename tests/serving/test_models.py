@@ -12,7 +12,9 @@ from tritonclient.utils import InferenceServerException
 from fuserec.client import InvalidRequest, Recommender
 from fuserec.contract import MAX_K, NO_ID
 from fuserec.serve.launcher import Server
-from fuserec.serve.pipeline import NO_IDS, Pipeline, Query
+from fuserec.serve.pipeline import Pipeline
+from fuserec.serve.query import Query
+from fuserec.serve.users import NO_IDS
 
 pytestmark = pytest.mark.serving
 DATATYPES = {"int64": "INT64", "int32": "INT32", "float32": "FP32"}

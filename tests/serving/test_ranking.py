@@ -17,7 +17,8 @@ from fuserec.export.sources import load_sources
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.ranking_model import RankingModel
 from fuserec.serve.launcher import Address, Server
-from fuserec.serve.pipeline import Pipeline, Query
+from fuserec.serve.pipeline import Pipeline
+from fuserec.serve.query import Query
 from fuserec.serve.users import NO_IDS
 
 Write = Callable[[str, Path], None]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fuserec.kernels._arrays import FloatArray, IntArray
+from fuserec.kernels._arrays import FloatArray, IntArray, counted, frozen
 from fuserec.kernels.filters import ExcludedRows
 from fuserec.kernels.index import ItemIndex, TopK
 from fuserec.kernels.search import op
@@ -55,25 +58,55 @@ class KnownQueries:
                 magnitudes=op.sound_magnitudes(normalize=normalize, max_abs=index.max_abs),
             )
 
-    def search(self, lists: IntArray, rows: IntArray, k: int) -> TopK:
-        """Return what `index.search(vectors[rows], k, exclude=excluded.take(lists))` returns.
+    def search(self, lists: IntArray, rows: IntArray, k: int, also: Sequence[IntArray] | None = None) -> TopK:
+        """Return what `index.search(vectors[rows], k, exclude=self.excluded(lists, also))` returns.
 
         Args:
             lists: (B,) int64: the number of each query's list.
             rows: (B,) int64: the row of its vector.
             k: At least 1.
+            also: B vectors of item ids that must not come back either; unknown and repeated ones are fine.
 
         Raises:
             ValueError: A number is out of range, or as `ItemIndex.search`.
         """
-        if len(lists) != len(rows) or k < 1:
-            raise ValueError(f"got {len(lists)} lists, {len(rows)} rows and k {k}, expected as many, and 1 at least")
-        answers = self._compiled.search(lists, rows, k) if self._compiled is not None and len(rows) else None
-        if answers is not None:
-            return TopK(answers.rows, answers.scores, answers.certified, answers.rescored)
-        return self._index.search(self._vectors[rows], k, exclude=self._excluded.take(lists.tolist()))
+        if len(lists) != len(rows) or not lists.dtype == rows.dtype == np.int64 or k < 1:
+            raise ValueError(
+                f"got {len(lists)} lists of {lists.dtype}, {len(rows)} rows of {rows.dtype} and k {k}, expected as "
+                "many of int64, and at least 1"
+            )
+        if self._compiled is not None and len(rows):
+            more = _no_ids(len(rows)) if also is None else _joined(also, len(rows))
+            answers = self._compiled.search(lists, rows, *more, k)
+            if answers is not None:
+                return TopK(answers.rows, answers.scores, answers.certified, answers.rescored)
+        return self._index.search(self._vectors[rows], k, exclude=self.excluded(lists, also))
+
+    def excluded(self, lists: IntArray, also: Sequence[IntArray] | None = None) -> ExcludedRows:
+        """Return what a search excludes, for `ItemIndex.search`; arguments as there."""
+        listed = self._excluded.take(lists.tolist())
+        if also is None:
+            return listed
+        ids = self._index.ids[listed.rows]
+        spans = itertools.pairwise(listed.offsets)
+        both = [np.concatenate([ids[first:end], more]) for (first, end), more in zip(spans, also, strict=True)]
+        return self._index.excluded_rows(*_joined(both, len(lists)))
 
     def warm_up(self) -> None:
         """Search once, so that the next caller waits for nothing to be compiled; see `ItemIndex.warm_up`."""
         if self._compiled is not None and len(self._excluded) and len(self._vectors):
             self._compiled.warm_up()
+
+
+def _joined(lists: Sequence[IntArray], batch: int) -> tuple[IntArray, IntArray]:
+    """Return vectors of ids end to end, and their offsets."""
+    if len(lists) != batch:
+        raise ValueError(f"also: got {len(lists)} id vectors, expected one for each of {batch} queries")
+    offsets = np.zeros(batch + 1, np.int64)
+    np.cumsum([len(one) for one in lists], out=offsets[1:])
+    return lists[0] if batch == 1 else np.concatenate([counted(0), *lists]), offsets
+
+
+@functools.lru_cache(maxsize=256)
+def _no_ids(batch: int) -> tuple[IntArray, IntArray]:
+    return counted(0), frozen(np.zeros(batch + 1, np.int64))

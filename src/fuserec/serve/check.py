@@ -10,7 +10,8 @@ from fuserec.contract import RECOMMEND
 from fuserec.manifest import Manifest
 from fuserec.serve.binary import find_binary
 from fuserec.serve.engines import choose_target, device_target
-from fuserec.serve.pipeline import Pipeline, Query
+from fuserec.serve.pipeline import Pipeline
+from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankQuery, RankStage
 from fuserec.serve.stores import read_items
 from fuserec.serve.users import NO_IDS, Users

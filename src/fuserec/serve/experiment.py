@@ -23,7 +23,8 @@ from fuserec.contract import NO_ID, RECOMMEND
 from fuserec.errors import BundleError
 from fuserec.manifest import bundle_folder
 from fuserec.serve import telemetry as names
-from fuserec.serve.pipeline import Answer, Pipeline, Query
+from fuserec.serve.pipeline import Answer, Pipeline
+from fuserec.serve.query import Query
 from fuserec.serve.tally import Tally
 from fuserec.serve.telemetry import Telemetry
 from fuserec.traffic import AB, Experiment, Traffic

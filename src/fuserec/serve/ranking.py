@@ -100,7 +100,7 @@ class RankStage:
 
     def rank(self, queries: Sequence[RankQuery], users: Users) -> list[Ranked]:
         """Answer B queries."""
-        known = users.look_up(queries)
+        known = users.look_up(queries, users.numbers(queries))
         candidates = [users.known(query.candidates) for query in queries]
         width = max(1, *(len(ids) for ids, _ in candidates))
         rows = np.zeros((len(queries), width), dtype=np.int64)

@@ -18,20 +18,21 @@ _FREE: Final = -2  # nobody's number, not even that of nobody
 
 
 class UserVectors:
-    """Room for the vectors of some of n users, D float32 each.
+    """Room for the vectors of some of n users, and for those of the batch at hand, D float32 each.
 
     Attributes:
-        table: (P, D) float32, the vectors by place.
+        table: (P + room, D) float32, the vectors by place.
 
     Args:
         n_users: How many users there are; they are numbered from 0.
         dim: Length D of a vector.
-        most_bytes: Memory that the vectors may take.
+        room: Most users of a batch.
+        most_bytes: Memory that the vectors that are kept may take.
     """
 
-    def __init__(self, n_users: int, dim: int, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, n_users: int, dim: int, room: int, most_bytes: int = MOST_BYTES) -> None:
         places = max(1, min(n_users, most_bytes // (4 * dim)))
-        self.table: NDArray[np.float32] = np.zeros((places, dim), dtype=np.float32)
+        self.table: NDArray[np.float32] = np.zeros((places + room, dim), dtype=np.float32)
         self._owners = np.full(places, _FREE, dtype=np.int64)
 
     def find(self, users: Ids) -> tuple[Ids, NDArray[np.bool_]]:
@@ -42,8 +43,12 @@ class UserVectors:
         places = users % len(self._owners)
         return places, self._owners[places] == users
 
-    def write(self, users: Ids, vectors: NDArray[np.float32]) -> None:
-        """Keep the vectors of (B,) users; of those that share a place, and of a user who is there twice, the last."""
-        places = users % len(self._owners)
-        self._owners[places] = users
-        self.table[places] = vectors
+    def room(self, n: int) -> Ids:
+        """Return the places for n vectors of the batch at hand, (n,) int64; they are free again for the next one."""
+        return np.arange(len(self._owners), len(self._owners) + n)
+
+    def keep(self, users: Ids, places: Ids) -> None:
+        """Keep the vectors in the places of some (B,) users; of those who come to share one, the last."""
+        owned = users % len(self._owners)
+        self._owners[owned] = users
+        self.table[owned] = self.table[places]

@@ -30,7 +30,8 @@ from fuserec.serve.handover import Handover, ServerLedger
 from fuserec.serve.inputs import Inputs, checked_k, id_lists, required, same_rows, strings, switches
 from fuserec.serve.logs import log_to
 from fuserec.serve.observing import Observing
-from fuserec.serve.pipeline import Answer, Pipeline, Query
+from fuserec.serve.pipeline import Answer, Pipeline
+from fuserec.serve.query import Query
 from fuserec.serve.ranking import Ranked, RankQuery, RankStage
 from fuserec.serve.tally import Tally
 from fuserec.serve.telemetry import STAGES, TOTAL, Execution, Telemetry

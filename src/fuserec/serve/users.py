@@ -91,11 +91,15 @@ class Known:
 
 
 class Users:
-    """Ids to rows, and what is stored of each user."""
+    """Ids to rows, and what is stored of each user.
+
+    Attributes:
+        stored: What is stored of each user.
+    """
 
     def __init__(self, item_ids: Ids, stored: UserStore) -> None:
         self._items = IdMap(item_ids)
-        self._stored = stored
+        self.stored = stored
         # Found out once: most callers are known and give no history.
         self._stored_rows = self.rows(stored.items)
 
@@ -108,27 +112,21 @@ class Users:
         """
         return cls(read_items(bundle, manifest)["item_id"].to_numpy(), UserStore.load(bundle / "users.parquet"))
 
-    @property
-    def stored(self) -> UserStore:
-        """What is stored of each user."""
-        return self._stored
-
     def numbers(self, queries: Sequence[Asker]) -> Ids:
         """Return the numbers of those who ask, (B,) int64 from 0 to n - 1; -1 for somebody unknown."""
-        return self._stored.rows(np.array([query.user_id for query in queries], dtype=np.int64))
+        return self.stored.rows(np.array([query.user_id for query in queries], dtype=np.int64))
 
-    def look_up(self, queries: Sequence[Asker]) -> Known:
-        """Find out what is known of those who ask."""
-        users = self.numbers(queries)
+    def look_up(self, queries: Sequence[Asker], users: Ids) -> Known:
+        """Find out what is known of those who ask; `users` are their numbers."""
         items, histories, lists, ignored = [], [], [], np.zeros(len(queries), dtype=np.int32)
         for position, (query, user) in enumerate(zip(queries, users.tolist(), strict=True)):
-            given, ignored[position] = self.known(query.history)
+            given, rows, ignored[position] = self._found(query.history)
             if len(given) or query.history_only:
                 items.append(given)
-                histories.append(self.rows(given))
+                histories.append(rows)
             else:
-                place = self._stored.place(user)
-                items.append(self._stored.items[place])
+                place = self.stored.place(user)
+                items.append(self.stored.items[place])
                 histories.append(self._stored_rows[place])
             lists.append(given)
         stored = np.where([query.history_only for query in queries], -1, users)
@@ -136,11 +134,19 @@ class Users:
 
     def known(self, ids: Ids) -> tuple[Ids, int]:
         """Return the ids that the catalogue holds, in order, and how many it does not; `NO_ID` is not counted."""
+        found, _, ignored = self._found(ids)
+        return found, ignored
+
+    def _found(self, ids: Ids) -> tuple[Ids, Ids, int]:
+        """Return as `known` does, and between the two the rows 1..I of those ids."""
         if not len(ids):
-            return ids, 0
-        ids = ids[ids != NO_ID]
-        known = ids[self._items.rows(ids) >= 0]
-        return known, len(ids) - len(known)
+            return ids, ids, 0
+        rows = self.rows(ids)
+        if rows.all():
+            return ids, rows, 0
+        is_known = rows > 0
+        known = ids[is_known]
+        return known, rows[is_known], int(np.count_nonzero(ids != NO_ID)) - len(known)
 
     def rows(self, item_ids: Ids) -> Ids:
         """Return the rows 1..I of item ids, 0 where one is unknown."""

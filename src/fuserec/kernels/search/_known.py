@@ -5,12 +5,12 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from fuserec.kernels._arrays import FloatArray, IntArray, read_only
+from fuserec.kernels._arrays import FloatArray, IntArray, counted, read_only
 from fuserec.kernels.filters import ExcludedRows
 from fuserec.kernels.packed import PackedCodes
 from fuserec.kernels.search._numba import as_table
 from fuserec.kernels.search._numba_jit import compiled_once
-from fuserec.kernels.search._numba_known import OUT_OF_RANGE, PROVEN, Known, search_known
+from fuserec.kernels.search._numba_known import OUT_OF_RANGE, PROVEN, Asked, Known, search_known
 from fuserec.kernels.search._numba_rescore import Answers
 from fuserec.kernels.search._numba_run import Plan
 from fuserec.kernels.search._numba_tile import WIDTHS
@@ -45,8 +45,15 @@ class KnownSearch:
         self._known = Known(read_only(vectors), excluded.rows, excluded.offsets, read_only(item_ids))
         self._normalize, self._magnitudes = normalize, magnitudes
 
-    def search(self, lists: IntArray, rows: IntArray, k: int) -> Answers | None:
+    def search(self, lists: IntArray, rows: IntArray, ids: IntArray, offsets: IntArray, k: int) -> Answers | None:
         """Return the answers, item ids in place of rows; None where it takes several threads, or another search.
+
+        Args:
+            lists: (B,) int64: the list that each query excludes; B is above 0.
+            rows: (B,) int64: its vector.
+            ids: (E,) int64 item ids that are excluded too, query after query.
+            offsets: (B + 1,) int64: those of query `b` are `ids[offsets[b]:offsets[b + 1]]`.
+            k: At least 1.
 
         Raises:
             ValueError: A number is out of range.
@@ -57,7 +64,8 @@ class KnownSearch:
             return None
         plan = Plan(k, self._normalize, config.tile, config.stride, config.lanes, config.capacity)
         most = -(-batch // config.query_parts)
-        status, answers = search_known(self._known, self._table, plan, lists, rows, most, *self._magnitudes)
+        asked = Asked(read_only(lists), read_only(rows), read_only(ids), read_only(offsets))
+        status, answers = search_known(self._known, self._table, plan, asked, most, *self._magnitudes)
         if status == OUT_OF_RANGE:
             raise ValueError(
                 f"got lists {lists.min()} to {lists.max()} and rows {rows.min()} to {rows.max()}, expected 0 to "
@@ -68,4 +76,4 @@ class KnownSearch:
     def warm_up(self) -> None:
         """Search once; see `ItemIndex.warm_up`."""
         with compiled_once(search_known):
-            self.search(np.zeros(1, np.int64), np.zeros(1, np.int64), 1)
+            self.search(counted(1), counted(1), counted(0), np.zeros(2, np.int64), 1)

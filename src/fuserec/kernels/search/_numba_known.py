@@ -42,16 +42,33 @@ class Known(NamedTuple):
     item_ids: IntArray
 
 
+class Asked(NamedTuple):
+    """Who asks.
+
+    Attributes:
+        lists: (B,) int64: the list that each query excludes.
+        rows: (B,) int64: its vector.
+        ids: (E,) int64 item ids that are excluded too, query after query; unknown and repeated ones are fine.
+        offsets: (B + 1,) int64: those of query `b` are `ids[offsets[b]:offsets[b + 1]]`.
+    """
+
+    lists: IntArray
+    rows: IntArray
+    ids: IntArray
+    offsets: IntArray
+
+
 @jit()
 def search_known(
-    known: Known, table: Table, plan: Plan, lists: IntArray, rows: IntArray, most: int, shortest: float, longest: float
+    known: Known, table: Table, plan: Plan, asked: Asked, most: int, shortest: float, longest: float
 ) -> tuple[int, Answers]:
-    """Search for the vectors `rows` without what the `lists` exclude, (B,) int64 each.
+    """Search for B known queries.
 
     `most` queries go over the table together. A query has sound scores if its absolute values sum to `shortest` or
     more, and less than `longest`. Returns what became of it, and the answers with item ids in place of rows.
     """
-    batch, k = len(lists), plan.k
+    lists, rows, k = asked.lists, asked.rows, plan.k
+    batch = len(lists)
     answers = Answers(
         np.empty((batch, k), np.int64), np.empty((batch, k), np.float32), np.empty(batch, np.float64),
         np.empty(batch, np.bool_), np.empty(batch, np.int64),
@@ -60,21 +77,21 @@ def search_known(
         if not (0 <= lists[b] < len(known.offsets) - 1 and 0 <= rows[b] < len(known.vectors)):
             return OUT_OF_RANGE, answers
     bags = Bags(known.vectors, rows, np.arange(batch + 1), np.empty(0, np.float32))
-    out = _excluded(known, lists, table.items.shape[0])
+    out = _excluded(known, asked)
     none = Heaps(np.empty((1, 1, 0), np.int64), np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64))
     for first in range(0, batch, most):
         size = min(most, batch - first)
-        asked, kept, maxima = prepare(bags, first, first + size, 1, plan, table, answers)
+        coded, kept, maxima = prepare(bags, first, first + size, 1, plan, table, answers)
         span = Span(0, size, 0, len(table.codes))
         maxima[0] = -np.inf
-        sample(table, asked, out, first, span, plan.stride, plan.tile, maxima[0])
+        sample(table, coded, out, first, span, plan.stride, plan.tile, maxima[0])
         for q in range(size):
-            if asked.units[q] > 0:  # see `_numba_run.work`
+            if coded.units[q] > 0:  # see `_numba_run.work`
                 excluded = out.offsets[first + q + 1] - out.offsets[first + q]
-                estimate(maxima, asked, q, k + excluded, plan.stride, kept)
-        scan(table, asked, out, first, span, 0, k, kept, none, plan.tile, False)
+                estimate(maxima, coded, q, k + excluded, plan.stride, kept)
+        scan(table, coded, out, first, span, 0, k, kept, none, plan.tile, False)
         for q in range(size):
-            rescore(table.items, asked, kept, q, first + q, answers)
+            rescore(table.items, coded, kept, q, first + q, answers)
     for b in range(batch):
         if not (answers.certified[b] and shortest <= answers.magnitudes[b] < longest):
             return UNPROVEN, answers
@@ -85,12 +102,38 @@ def search_known(
 
 
 @jit()
-def _excluded(known: Known, lists: IntArray, n_rows: int) -> Out:
-    """Return the filter of a search: copies of some lists, end to end."""
-    offsets = np.zeros(len(lists) + 1, np.int64)
-    for b in range(len(lists)):
-        offsets[b + 1] = offsets[b] + known.offsets[lists[b] + 1] - known.offsets[lists[b]]
-    rows = np.empty(offsets[-1], np.int64)
-    for b in range(len(lists)):
-        rows[offsets[b] : offsets[b + 1]] = known.rows[known.offsets[lists[b]] : known.offsets[lists[b] + 1]]
-    return Out(offsets, rows, np.empty((0, n_rows), np.bool_))
+def _excluded(known: Known, asked: Asked) -> Out:
+    """Return the filter of a search: of each query its list, and the rows of what it excludes too, in order."""
+    batch, n_rows = len(asked.lists), len(known.item_ids)
+    most = len(asked.ids)
+    for one in asked.lists:
+        most += known.offsets[one + 1] - known.offsets[one]
+    rows, offsets = np.empty(most, np.int64), np.zeros(batch + 1, np.int64)
+    end = 0
+    for b in range(batch):
+        first = end
+        for at in range(known.offsets[asked.lists[b]], known.offsets[asked.lists[b] + 1]):
+            rows[end] = known.rows[at]
+            end += 1
+        listed = end
+        for at in range(asked.offsets[b], asked.offsets[b + 1]):
+            row = np.searchsorted(known.item_ids, asked.ids[at])
+            if row < n_rows and known.item_ids[row] == asked.ids[at]:
+                rows[end] = row
+                end += 1
+        if end > listed:
+            rows[first:end].sort()
+            end = _without_repeats(rows, first, end)
+        offsets[b + 1] = end
+    return Out(offsets, rows[:end], np.empty((0, n_rows), np.bool_))
+
+
+@jit()
+def _without_repeats(rows: IntArray, first: int, end: int) -> int:
+    """Close the gaps that the repeats among the ascending `rows[first:end]` leave, and return the new end."""
+    last = first
+    for at in range(first + 1, end):
+        if rows[at] != rows[last]:
+            last += 1
+            rows[last] = rows[at]
+    return last + 1

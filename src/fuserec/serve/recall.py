@@ -1,0 +1,142 @@
+"""The first stages of the pipeline: a vector for each who asks, and the items whose vectors agree with it best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuserec.contract import MAX_BATCH
+from fuserec.kernels import ItemIndex, KnownQueries, TopK
+from fuserec.serve.engines import Engine
+from fuserec.serve.query import Query
+from fuserec.serve.remembered import UserVectors
+from fuserec.serve.texts import TextStage
+from fuserec.serve.users import Ids, Known, Users
+
+Floats = NDArray[np.float32]
+
+# Masks of one search, a byte an item and query, at most.
+_MASK_BYTES: Final = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B queries on their way, B at most `MAX_BATCH`, and what is known of their users.
+
+    Attributes:
+        queries: As they came.
+        known: What is known.
+        seen: (B,) int64: the number of the list of what each has seen.
+        places: (B,) int64: where the vector of each is.
+        fallback: (B,) bool: neither the user nor any history nor a text is known, so the vector says nothing.
+        fresh: Rows whose vectors were computed and can be kept.
+    """
+
+    queries: Sequence[Query]
+    known: Known
+    seen: Ids
+    places: Ids
+    fallback: NDArray[np.bool_]
+    fresh: Ids
+
+
+class Recall:
+    """Encodes users and finds their best items; `fuserec.serve.pipeline` has the arguments."""
+
+    def __init__(
+        self, engine: Engine, index: ItemIndex, users: Users, max_history: int, texts: TextStage | None
+    ) -> None:
+        self._engine = engine
+        self._index = index
+        self._users = users
+        self._max_history = max_history
+        self._texts = texts
+        stored = users.stored
+        self._nobody = len(stored)
+        self._vectors = UserVectors(len(stored), index.dim, MAX_BATCH)
+        # Found out once: where the stored histories are in the index. The last list is nobody's, and empty.
+        seen = index.excluded_rows(stored.items, np.append(stored.offsets, stored.offsets[-1]))
+        self._known = KnownQueries(index, self._vectors.table, seen)
+
+    def warm_up(self) -> None:
+        """Let the search be compiled."""
+        self._index.warm_up()
+        self._known.warm_up()
+
+    def kept(self, queries: Sequence[Query]) -> tuple[Ids, Ids] | None:
+        """Return users and the places of their vectors, (B,) each, where all of these are kept."""
+        users = self._users.numbers(queries)
+        places, is_kept = self._vectors.find(users)
+        return (users, places) if is_kept.all() else None
+
+    def search_kept(self, users: Ids, places: Ids, k: int) -> TopK:
+        """Return the k best items of users whose vectors are kept, none of which they have seen."""
+        return self._known.search(users, places, k)
+
+    def encode(self, queries: Sequence[Query]) -> Batch:
+        """Encode the users of B queries. The vectors stay where they are until the next batch.
+
+        Raises:
+            ValueError: A query has a text and the bundle reads none.
+        """
+        known = self._users.look_up(queries, self._users.numbers(queries))
+        users = known.as_stored
+        places, is_kept = self._vectors.find(users)
+        texts = [row for row, query in enumerate(queries) if query.text]
+        is_kept[texts] = False
+        new = np.flatnonzero(~is_kept)
+        places[new] = self._vectors.room(len(new))
+        by_user = np.setdiff1d(new, texts) if texts else new
+        if len(by_user):
+            some_known = known if len(by_user) == len(queries) else known.take(by_user)
+            for some, feed in some_known.padded(self._max_history, MAX_BATCH):
+                self._vectors.table[places[by_user[some]]] = self._engine.run(feed)["user_vector"]
+        fallback = known.nothing
+        if texts:
+            if self._texts is None:
+                raise ValueError("a text came, and the model reads none; expected a user id or a history")
+            self._vectors.table[places[texts]] = self._texts.encode([queries[row].text for row in texts])
+            fallback[texts] = False
+        seen = np.where(known.stored < 0, self._nobody, known.stored)
+        return Batch(queries, known, seen, places, fallback, by_user[users[by_user] >= 0])
+
+    def vectors(self, batch: Batch) -> Floats:
+        """Return the vectors of a batch, (B, D) float32."""
+        return self._vectors.table[batch.places]
+
+    def keep(self, batch: Batch) -> None:
+        """Keep the vectors of a batch that is done with; not before, for it could need one whose place is taken."""
+        if len(batch.fresh):
+            self._vectors.keep(batch.known.stored[batch.fresh], batch.places[batch.fresh])
+
+    def search(self, batch: Batch, rows: Sequence[int], k: int) -> TopK:
+        """Return the k best items of some rows of a batch, all of which have an allow list or none has.
+
+        None of what a user has seen or given, or what the query excludes, is among them.
+        """
+        seen, places = batch.seen[rows], batch.places[rows]
+        unwanted = [_unwanted(batch, row) for row in rows]
+        also = unwanted if any(map(len, unwanted)) else None
+        if not len(batch.queries[rows[0]].allow):
+            return self._known.search(seen, places, k, also)
+        step = max(1, _MASK_BYTES // self._index.rows)
+        parts = []
+        for at in range(0, len(rows), step):
+            here = slice(at, at + step)
+            excluded = self._known.excluded(seen[here], None if also is None else also[here])
+            mask = self._index.mask([batch.queries[row].allow for row in rows[here]])
+            vectors = self._vectors.table[places[here]]
+            parts.append(self._index.search(vectors, k, exclude=excluded, allow=mask))
+        return TopK(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def _unwanted(batch: Batch, row: int) -> Ids:
+    """Return what may not come back beside what is stored: the items that came with the query, in either list."""
+    given, unwanted = batch.known.given[row], batch.queries[row].exclude
+    if len(given) and len(unwanted):
+        return np.concatenate([given, unwanted])
+    return given if len(given) else unwanted
