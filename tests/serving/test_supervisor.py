@@ -153,6 +153,22 @@ def test_killed_server_comes_back(supervised: Supervised) -> None:
         assert len(client.recommend(user_id=5, k=5)) == 5
 
 
+def test_damaged_repository_is_waited_for(supervised: Supervised) -> None:
+    server = supervised.server
+    engine = server.repository / "recommend" / "1" / "engines" / "user_tower.cpu.onnx"
+    whole = engine.read_bytes()
+    engine.write_bytes(whole[:-1] + b"!")
+    os.kill(server.pid, signal.SIGKILL)
+    supervised.wait_for("nothing is served until the repository is mended")
+    time.sleep(2.0)
+    complaints = [event for event in supervised.events if "until the repository is mended" in event]
+    assert len(complaints) == 1 and engine.name in complaints[0], f"expected one that names the file: {complaints}"
+    engine.write_bytes(whole)
+    supervised.wait_for("the server answers again")
+    with Recommender(f"127.0.0.1:{server.address.grpc_port}", timeout_ms=10_000) as client:
+        assert len(client.recommend(user_id=5, k=5)) == 5
+
+
 def test_frozen_server_is_started_anew(supervised: Supervised) -> None:
     before = supervised.server.pid
     os.kill(before, signal.SIGSTOP)
