@@ -29,7 +29,7 @@ from fuserec.serve.observing import Observing
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
 from fuserec.serve.view import View
-from fuserec.traffic import Traffic
+from fuserec.traffic import served_folder
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Server:
         """
         if self._process is not None:
             raise LaunchError(f"the server over {self.repository} runs already; stop it first")
-        manifest = Manifest.read(Traffic.read(self.repository).bundle(self.repository))
+        manifest = Manifest.read(served_folder(self.repository))
         manifest.verify(self.repository)
         self._remove_bytecode()
         if left := next(self.repository.glob("*/*/__pycache__"), None):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fuserec.errors import BundleError, LaunchError
 from fuserec.serve.launcher import Server
 from fuserec.serve.processes import model_processes
-from fuserec.traffic import Traffic
+from fuserec.traffic import served_folder
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Supervisor:
     def _follow(self) -> None:
         """Serve what the repository says; what cannot be served is named once and left until something else is said."""
         try:
-            bundle = Traffic.read(self._server.repository).bundle(self._server.repository)
+            bundle = served_folder(self._server.repository)
             if bundle.name in (str(self._server.manifest.version), self._refused):
                 return
             began = time.monotonic()
