@@ -91,11 +91,15 @@ class Known:
 
 
 class Users:
-    """Ids to rows, and what is stored of each user."""
+    """Ids to rows.
+
+    Attributes:
+        stored: What is stored of each user.
+    """
 
     def __init__(self, item_ids: Ids, stored: UserStore) -> None:
         self._items = IdMap(item_ids)
-        self._stored = stored
+        self.stored = stored
         # Found out once: most callers are known and give no history.
         self._stored_rows = self.rows(stored.items)
 
@@ -108,14 +112,9 @@ class Users:
         """
         return cls(read_items(bundle, manifest)["item_id"].to_numpy(), UserStore.load(bundle / "users.parquet"))
 
-    @property
-    def stored(self) -> UserStore:
-        """What is stored of each user."""
-        return self._stored
-
     def numbers(self, queries: Sequence[Asker]) -> Ids:
         """Return the numbers of those who ask, (B,) int64 from 0 to n - 1; -1 for somebody unknown."""
-        return self._stored.rows(np.array([query.user_id for query in queries], dtype=np.int64))
+        return self.stored.rows(np.array([query.user_id for query in queries], dtype=np.int64))
 
     def look_up(self, queries: Sequence[Asker]) -> Known:
         """Find out what is known of those who ask."""
@@ -127,8 +126,8 @@ class Users:
                 items.append(given)
                 histories.append(self.rows(given))
             else:
-                place = self._stored.place(user)
-                items.append(self._stored.items[place])
+                place = self.stored.place(user)
+                items.append(self.stored.items[place])
                 histories.append(self._stored_rows[place])
             lists.append(given)
         stored = np.where([query.history_only for query in queries], -1, users)
