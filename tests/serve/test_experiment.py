@@ -206,7 +206,7 @@ def test_shadow_is_seen_by_nobody_but_the_numbers(trying: Trying) -> None:
     assert trying.candidate.asked == taken
     counted = trying.counted()
     assert counted["fuserec_shadow_overlap_sum 1 2"] == pytest.approx(0.5 * len(taken))
-    assert "fuserec_ab_rows_total 1" not in counted
+    assert "fuserec_ab_rows_total 1" not in counted and "fuserec_shadow_dropped_total 1 2" not in counted
     assert counted["fuserec_rows_total answered recommend 1"] == 40
     assert counted.get("fuserec_rows_total answered recommend 2", 0) == 0
 
@@ -221,6 +221,11 @@ def test_shadow_that_is_behind_lets_rows_pass(trying: Trying) -> None:
     assert time.monotonic() - began < 10, "callers waited for the shadow"
     trying.candidate.go.set()
     wait_until(lambda: len(trying.candidate.asked) >= SHADOW_QUEUE, "the rows that waited")
+    dropped = trying.counted()["fuserec_shadow_dropped_total 1 2"]
+    wait_until(
+        lambda: trying.counted()["fuserec_shadow_rows_total 1 2"] == 800 - dropped,
+        f"all rows but {dropped:.0f} dropped",
+    )
     assert len(trying.candidate.asked) < 2 * SHADOW_QUEUE < 800
 
 
