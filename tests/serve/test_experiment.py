@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from fuserec.serve.tally import Tally
 from fuserec.serve.telemetry import STAGES, Nobody, Telemetry
 from fuserec.serve.users import NO_IDS
 from fuserec.traffic import AB, SHADOW, Experiment, Traffic
+from tests.waiting import wait_until
 
 QUERIES = [Query(user, NO_IDS, NO_IDS, 2) for user in range(40)]
 
@@ -96,13 +97,6 @@ def trying(tmp_path: Path) -> Iterator[Trying]:
     yield trying
     trying.candidate.go.set()
     trying.experiments.stop()
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 30 s: {what}"
-        time.sleep(0.01)
 
 
 def test_overlap() -> None:

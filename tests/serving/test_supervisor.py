@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fuserec.export import rollout
 from fuserec.serve.launcher import Address, Server
 from fuserec.serve.processes import model_processes, process_ids
 from fuserec.serve.supervisor import Supervisor, Watch
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
 LONG_S = 90.0
@@ -86,13 +87,6 @@ def supervised(repository: Path, tmp_path: Path) -> Iterator[Supervised]:
         finally:
             stop.set()
             thread.join()
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {LONG_S:.0f} s: {what}"
-        time.sleep(0.05)
 
 
 def test_swap_under_load_loses_nothing(supervised: Supervised, repository: Path) -> None:
