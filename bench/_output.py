@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import sys
@@ -10,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fuserec.files import replacing_file
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Let the user of a bench say where its rows go: `csv` and `json` of what is parsed, for `report`."""
+    parser.add_argument("--csv", type=Path, help="write the rows here")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
 
 
 def log(line: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bench._output import log, report
+from bench._output import add_output_options, log, report
 from fuserec.errors import UsageError
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.retriever import Retriever
@@ -54,8 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="what to train")
     parser.add_argument("--epochs", type=int, help="at most; the recipe's own if left out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--csv", type=Path, help="write the rows here")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    add_output_options(parser)
     parser.add_argument("--plot", type=Path, help="draw NDCG@10 and the share of the long tail here (PNG)")
     return parser.parse_args(arguments)
 

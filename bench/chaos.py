@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench._output import report
+from bench._output import add_output_options, report
 from fuserec.client import ClientError, Recommender
 from fuserec.errors import LaunchError
 from fuserec.export import rollout
@@ -55,8 +55,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repository", type=Path, required=True, help="repository of a retriever; it is copied")
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="which to try")
     parser.add_argument("--timeout-ms", type=float, default=2_000.0, help="deadline of a call")
-    parser.add_argument("--csv", type=Path, help="write the rows here")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench._output import report
+from bench._output import add_output_options, report
 from fuserec.client import Recommender
 from fuserec.contract import EXCLUDE, HISTORY, RECOMMEND, USER_ID, K
 from fuserec.serve.launcher import Address, Server
@@ -38,8 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=500, help="user ids are drawn from 1 to this")
     parser.add_argument("--calls", type=int, default=2000, help="calls of each client and protocol")
     parser.add_argument("--warm-up", type=int, default=200, help="calls before, that are not counted")
-    parser.add_argument("--csv", type=Path, help="write the rows here")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 

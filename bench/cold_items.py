@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench._output import log, report
+from bench._output import add_output_options, log, report
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.text import TextRetriever
 from fuserec.train.bootstrap import estimate_means
@@ -47,8 +47,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=0.1, help="of the items to hold out")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of items")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any option of the recipe")
-    parser.add_argument("--csv", type=Path, help="write the rows here")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from bench._footprint import Footprint
 from bench._malformed import Malformed, good, malformed
-from bench._output import log, report
+from bench._output import add_output_options, log, report
 from bench._raw import GRPC, HTTP, Reply, connections
 from fuserec.contract import ENCODE, EXPLAIN, RECOMMEND
 from fuserec.errors import LaunchError
@@ -46,8 +46,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=100_000, help="requests")
     parser.add_argument("--seed", type=int, default=0, help="of the requests")
     parser.add_argument("--workers", type=int, default=4, help="requests at a time")
-    parser.add_argument("--csv", type=Path, help="write the rows here")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench._output import log, report
+from bench._output import add_output_options, log, report
 from fuserec.export import AHEAD_OF_TIME, ExportConfig, Gate, export_checkpoint
 from fuserec.manifest import bundle_folder
 
@@ -30,9 +30,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, nargs="+", required=True, help="folders written by `fuserec train`")
     parser.add_argument("--work", type=Path, required=True, help="folder for the exports")
     parser.add_argument("--target", nargs="+", default=["cpu", *AHEAD_OF_TIME], help="what to build engines for")
-    parser.add_argument("--csv", type=Path, help="write the rows here")
     parser.add_argument("--markdown", type=Path, help="write them here as a table")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 

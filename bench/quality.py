@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench._output import log, report
+from bench._output import add_output_options, log, report
 from fuserec.contract import NO_ID, RANK
 from fuserec.export import ExportConfig, export_checkpoint
 from fuserec.manifest import Manifest, bundle_folder
@@ -46,8 +46,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--recipe", nargs="+", choices=_RECIPES, default=_RECIPES, help="recipes to run")
     parser.add_argument("--epochs", type=int, help="at most; each recipe's own if left out")
     parser.add_argument("--precision", default="fp32", help="of the exported graph: fp32 or fp16")
-    parser.add_argument("--csv", type=Path, help="write the rows here")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 

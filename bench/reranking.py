@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench._output import report
+from bench._output import add_output_options, report
 from fuserec.export.blend import choose_weight, ndcg, target_ranks
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.ranker import HEADS, Ranker
@@ -55,8 +55,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--retriever", type=Path, required=True, help="checkpoint that finds the candidates")
     parser.add_argument("--ranker", type=Path, nargs="+", required=True, help="checkpoints of rankers")
     parser.add_argument("--candidates", type=int, default=200, help="how many the retriever finds")
-    parser.add_argument("--csv", type=Path, help="write the rows here")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import _limits
-from bench._output import log, write_csv
+from bench._output import add_output_options, log, write_csv
 from bench._rivals import RIVALS, Floats, Search, without
 from fuserec.files import replacing_file
 from fuserec.kernels import ItemIndex
@@ -83,9 +83,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=_count, default=2, help="threads each contender may use")
     parser.add_argument("--rounds", type=_count, default=15, help="most rounds a case; slow cases get at least 3")
-    parser.add_argument("--csv", type=Path, help="write the rows here")
     parser.add_argument("--plot", type=Path, help="draw latency against batch and rows here (PNG), from the rows")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON in place of the table")
+    add_output_options(parser)
     return parser.parse_args(arguments)
 
 

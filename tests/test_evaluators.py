@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +13,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from fuserec import cli
 from fuserec.errors import BundleError, UsageError
 from fuserec.evaluators import open_evaluator
 from fuserec.export import ExportConfig, export_checkpoint
+from fuserec.models.checkpoint import Checkpoint
+from fuserec.traffic import Traffic
 from fuserec.train.data import DataSet, read_folder
 from fuserec.train.questions import questions_of
 from fuserec.train.recipes import RECIPES
@@ -143,6 +148,42 @@ def test_explanation_for_people(folder: Path, fuserec: Fuserec, source: str) -> 
     status, printed, _ = fuserec("explain", folder / source, "--item", 30, "--history", 3, "--history", 9)
     assert status == 0
     assert all(part in printed for part in ("30 Part 10: score", "Part 1 ", "Part 3 ", "leave-one-out", "█"))
+
+
+@pytest.fixture(scope="module")
+def two_versions(folder: Path) -> Path:
+    """The repository with a second version, of other weights and titles; which one is served is to be said."""
+    copy = Path(shutil.copytree(folder / "repository", folder / "two_versions"))
+    first = Checkpoint.load(folder / "checkpoint")
+    items = first.items.with_columns(title="Other " + pl.col("title"))
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        # Times a number: what is zero for padding stays zero.
+        name: tensor * torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+        for name, tensor in first.state.items()
+    }
+    dataclasses.replace(first, items=items, state=state).save(folder / "other")
+    assert export_checkpoint(folder / "other", copy, ExportConfig(precision="fp32")).version == 2
+    return copy
+
+
+@pytest.mark.parametrize(("version", "source"), [(1, "checkpoint"), (2, "other"), (None, "other")])
+def test_what_is_served_is_read(
+    folder: Path, two_versions: Path, fuserec: Fuserec, version: int | None, source: str
+) -> None:
+    """A version that is pinned, also where there is a newer one."""
+    Traffic(version).write(two_versions)
+    questions = questions_of(leave_one_out(read_folder(folder / "data")), "test")
+    own, bundle = (
+        open_evaluator(str(name), 1_000).answer(questions, 5, lambda done: None)
+        for name in (folder / source, two_versions)
+    )
+    np.testing.assert_array_equal(bundle.top, own.top)
+    whom = ("--item", 30, "--user", 14)
+    scores = [explained(fuserec, name, *whom)["score"] for name in (folder / source, two_versions)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+    status, printed, _ = fuserec("explain", two_versions, *whom)
+    assert status == 0 and ("30 Other Part 10: score" in printed) == (source == "other"), printed
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ ALLOWED = {
     "rules": {"untrusted"},
     "manifest": {"contract", "errors", "files", "records", "untrusted"},
     "traffic": {"errors", "files", "manifest", "records", "untrusted"},
-    "catalogue": {"errors", "manifest", "untrusted"},
+    "catalogue": {"errors", "traffic", "untrusted"},
     "tokens": {"errors", "untrusted"},
     "kernels": {"contract", "errors", "files", "untrusted"},
     "models": {"contract", "errors", "files", "tokens", "untrusted"},

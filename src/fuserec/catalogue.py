@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from fuserec.errors import BundleError
-from fuserec.manifest import bundle_folder
+from fuserec.traffic import served_folder
 from fuserec.untrusted.tables import read_table
 
 
@@ -23,13 +23,13 @@ class Catalogue:
 
     @classmethod
     def open(cls, path: Path) -> Catalogue:
-        """Read an `items.parquet`, or that of a repository folder.
+        """Read an `items.parquet`, or that of the version which a repository serves.
 
         Raises:
             BundleError: There is no such file, or it cannot be read as items.
         """
         if path.is_dir():
-            path = bundle_folder(path) / "items.parquet"
+            path = served_folder(path) / "items.parquet"
         if not path.is_file():
             raise BundleError(f"{path} is missing; expected an items.parquet or a repository folder")
         items = read_table(path, BundleError)

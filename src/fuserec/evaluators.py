@@ -74,12 +74,12 @@ def _of_checkpoint(name: str) -> Evaluator:
 
 
 def _of_repository(name: str) -> Evaluator:
-    from fuserec.manifest import bundle_folder
     from fuserec.serve.pipeline import Pipeline
     from fuserec.serve.query import Query
     from fuserec.serve.users import NO_IDS
+    from fuserec.traffic import served_folder
 
-    pipeline = Pipeline.open(bundle_folder(Path(name)))
+    pipeline = Pipeline.open(served_folder(Path(name)))
 
     def answer(questions: Questions, k: int, on_progress: OnProgress) -> Answers:
         queries = [

@@ -45,15 +45,15 @@ def explain_by_checkpoint(
 
 
 def explain_by_repository(folder: Path, user: int | None, history: Sequence[int] | None, item: int) -> Explained:
-    """Explain through the exported bundle by leave-one-out."""
-    from fuserec.manifest import bundle_folder
+    """Explain through the bundle that a repository serves by leave-one-out."""
     from fuserec.serve.explain import explain
     from fuserec.serve.pipeline import Pipeline
     from fuserec.serve.query import Query
     from fuserec.serve.users import NO_IDS
+    from fuserec.traffic import served_folder
 
     query = Query(NO_ID if user is None else user, np.array(history or (), dtype=np.int64), NO_IDS, 1)
-    pipeline = Pipeline.open(bundle_folder(folder))
+    pipeline = Pipeline.open(served_folder(folder))
     try:
         return explain(pipeline, query, item)
     except ValueError as error:  # the item

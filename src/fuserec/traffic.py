@@ -124,3 +124,12 @@ class Traffic:
         """The versions that are named, which nobody may remove."""
         named = {self.serve} if self.serve is not None else set()
         return named | ({self.experiment.version} if self.experiment else set())
+
+
+def served_folder(repository: Path) -> Path:
+    """Return the folder of the bundle that a repository serves: the pinned one, else the newest.
+
+    Raises:
+        BundleError: There is none, or not the pinned one, or what is pinned cannot be read.
+    """
+    return Traffic.read(repository).bundle(repository)

@@ -21,8 +21,12 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import deserialize_bytes_tensor, triton_to_np_dtype
+
+schemes = pytest.mark.parametrize("scheme", ["grpc", "http"])
+clients = pytest.mark.parametrize("client", ["sync", "async"])
 
 HTTP_STATUS = {"UNAVAILABLE": 503, "INTERNAL": 500, "INVALID_ARGUMENT": 400, "UNAUTHENTICATED": 401, "NOT_FOUND": 404}
 

@@ -1,10 +1,6 @@
 """Both clients against servers in this process that fail on command."""
 
-import asyncio
 import concurrent.futures
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
@@ -23,13 +19,10 @@ from fuserec.client import (
     ServerUnavailable,
     Unauthorized,
 )
-from tests.client.servers import Asking, Certificates, linger, refuse, serving, urls
+from tests.client.servers import Asking, Certificates, clients, linger, refuse, schemes, serving, urls
 
 SPAN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OTHER_SPAN = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-00"
-
-schemes = pytest.mark.parametrize("scheme", ["grpc", "http"])
-clients = pytest.mark.parametrize("client", ["sync", "async"])
 
 
 @pytest.fixture(scope="module")
@@ -321,89 +314,3 @@ def test_token_in_the_clear_is_warned_of(caplog: pytest.LogCaptureFixture) -> No
     assert not caplog.records
     Recommender("shop.example:1", token="s3cret").close()
     assert "readable" in caplog.text and "s3cret" not in caplog.text
-
-
-@clients
-@schemes
-def test_closed_client_says_so(scheme: str, client: str) -> None:
-    with serving(scheme) as servers, Asking(client, urls(servers)) as asking:
-        asking.recommend(user_id=1)
-        asking.close()
-        asking.close()
-        for call in (lambda: asking.recommend(user_id=1), lambda: asking.recommend_many([Query(), Query()])):
-            with pytest.raises(InvalidRequest, match="is closed"):
-                call()
-
-
-def test_close_during_a_call() -> None:
-    with serving("grpc") as servers, Recommender(urls(servers), timeout_ms=10_000) as recommender:
-        servers[0].behave = linger(10)
-        timer = threading.Timer(0.2, recommender.close)
-        timer.start()
-        with pytest.raises(InvalidRequest, match="closed"):
-            recommender.recommend(user_id=1)
-        timer.join()
-
-
-@schemes
-def test_asyncio_client_belongs_to_a_loop(scheme: str) -> None:
-    with serving(scheme) as servers:
-
-        async def call() -> None:
-            await recommender.recommend(user_id=1)
-
-        async def close() -> None:
-            await recommender.close()
-
-        recommender = AsyncRecommender(urls(servers))
-        with asyncio.Runner() as runner:
-            runner.run(call())
-            with asyncio.Runner() as other, pytest.raises(InvalidRequest, match="event loop of its first call"):
-                other.run(call())
-            runner.run(close())
-
-
-@schemes
-def test_cancelled_call_tells_the_server(scheme: str) -> None:
-    with serving(scheme) as servers:
-        servers[0].behave = linger(10)
-
-        async def call() -> None:
-            async with AsyncRecommender(urls(servers), timeout_ms=10_000) as recommender:
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(recommender.recommend(user_id=1), 0.3)
-                while not servers[0].seen[0].cancelled:
-                    await asyncio.sleep(0.01)
-
-        asyncio.run(asyncio.wait_for(call(), 5))
-
-
-FORK = """
-import os, sys
-from fuserec.client import InvalidRequest, Recommender
-
-early, late = Recommender(sys.argv[1]), Recommender(sys.argv[1])
-used = sys.argv[2] == "used"
-if used:
-    early.recommend(user_id=1)
-child = os.fork()
-if child == 0:
-    status = 3
-    try:
-        status = 0 if early.recommend(user_id=2, k=1).item_ids.tolist() == [2000] else 4
-    except InvalidRequest as error:
-        status = 1 if "do not survive a fork" in str(error) else 5
-    finally:
-        os._exit(status)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.parametrize(("used", "status"), [("fresh", "0"), ("used", "1")])
-@schemes
-def test_fork(scheme: str, used: str, status: str) -> None:
-    """A client that made no call yet works in a child; one that did says what to do."""
-    with serving(scheme) as servers:
-        command = [sys.executable, "-c", FORK, urls(servers)[0], used]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == status, done.stderr

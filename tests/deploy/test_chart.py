@@ -12,7 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from fuserec.serve.launcher import STOP_TIMEOUT_S, Address
+from fuserec.serve.launcher import Address
+from fuserec.serve.tritonserver import STOP_TIMEOUT_S
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm" / "fuserec"

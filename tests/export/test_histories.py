@@ -2,8 +2,9 @@
 
 import numpy as np
 import polars as pl
+import pytest
 
-from fuserec.export.histories import MADE_UP, SHORT, held_out, split_users, user_inputs
+from fuserec.export.histories import MADE_UP, held_out, split_users, user_inputs
 from fuserec.export.judging import NOBODY
 
 ITEMS = pl.DataFrame({"item_id": [10, 20, 30]})
@@ -37,9 +38,20 @@ def test_ids_become_rows_newest_last() -> None:
 
 
 def test_every_user_also_comes_unknown_and_with_a_short_history() -> None:
-    calibration = user_inputs(users(20), ITEMS, np.array([3, 4]), max_history=9)
-    assert (calibration.users == 0).sum() == 2
-    assert sorted((calibration.items > 0).sum(axis=1).tolist()) == [SHORT, SHORT, 7, 7, 7, 7]
+    """A graph that was calibrated by whole histories alone erred tenfold on those of one item."""
+    lines = np.array([3, 4, 5, 6, 7])
+    calibration = user_inputs(users(20), ITEMS, lines, max_history=9)
+    known, unknown = (lines + 1).tolist(), [0] * 5
+    assert calibration.users.tolist() == known + unknown + known + unknown
+    lengths = (calibration.items > 0).sum(axis=1).tolist()
+    assert lengths == [7] * 10 + [1, 2, 4, 7, 1] * 2, "7 of 8, as there are no more"
+    assert calibration.items[11].tolist() == [0] * 7 + [2, 3], "not the last two"
+
+
+@pytest.mark.parametrize(("max_history", "lengths"), [(1, [1, 1]), (2, [1, 1]), (3, [1, 2]), (4, [1, 2])])
+def test_short_histories_fit_the_shortest_limits(max_history: int, lengths: list[int]) -> None:
+    calibration = user_inputs(users(20), ITEMS, np.array([3, 4]), max_history)
+    assert (calibration.items[4:6] > 0).sum(axis=1).tolist() == lengths
 
 
 def test_the_last_item_is_held_out() -> None:

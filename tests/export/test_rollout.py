@@ -8,7 +8,7 @@ import pytest
 from fuserec.errors import BundleError, UsageError
 from fuserec.export import rollout
 from fuserec.manifest import Manifest, bundle_folder, bundles
-from fuserec.traffic import AB, SHADOW, Experiment, Traffic
+from fuserec.traffic import AB, SHADOW, Experiment, Traffic, served_folder
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def served(repository: Path, tmp_path: Path) -> Path:
 
 
 def now(served: Path) -> int:
-    return int(Traffic.read(served).bundle(served).name)
+    return int(served_folder(served).name)
 
 
 def test_what_was_published_is_whole_and_served(served: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from fuserec.serve.tally import Tally
 from fuserec.serve.telemetry import STAGES, Nobody, Telemetry
 from fuserec.serve.users import NO_IDS
 from fuserec.traffic import AB, SHADOW, Experiment, Traffic
+from tests.waiting import wait_until
 
 QUERIES = [Query(user, NO_IDS, NO_IDS, 2) for user in range(40)]
 
@@ -97,13 +98,6 @@ def trying(tmp_path: Path) -> Iterator[Trying]:
     yield trying
     trying.candidate.go.set()
     trying.experiments.stop()
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"not within 30 s: {what}"
-        time.sleep(0.01)
 
 
 def test_overlap() -> None:
@@ -207,7 +201,7 @@ def test_shadow_is_seen_by_nobody_but_the_numbers(trying: Trying) -> None:
     assert trying.candidate.asked == taken
     counted = trying.counted()
     assert counted["fuserec_shadow_overlap_sum 1 2"] == pytest.approx(0.5 * len(taken))
-    assert "fuserec_ab_rows_total 1" not in counted
+    assert "fuserec_ab_rows_total 1" not in counted and "fuserec_shadow_dropped_total 1 2" not in counted
     assert counted["fuserec_rows_total answered recommend 1"] == 40
     assert counted.get("fuserec_rows_total answered recommend 2", 0) == 0
 
@@ -222,6 +216,11 @@ def test_shadow_that_is_behind_lets_rows_pass(trying: Trying) -> None:
     assert time.monotonic() - began < 10, "callers waited for the shadow"
     trying.candidate.go.set()
     wait_until(lambda: len(trying.candidate.asked) >= SHADOW_QUEUE, "the rows that waited")
+    dropped = trying.counted()["fuserec_shadow_dropped_total 1 2"]
+    wait_until(
+        lambda: trying.counted()["fuserec_shadow_rows_total 1 2"] == 800 - dropped,
+        f"all rows but {dropped:.0f} dropped",
+    )
     assert len(trying.candidate.asked) < 2 * SHADOW_QUEUE < 800
 
 

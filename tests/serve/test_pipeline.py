@@ -2,17 +2,20 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from fuserec.contract import NO_ID
+from fuserec.serve import stores
 from fuserec.serve.explain import explain
 from fuserec.serve.pipeline import Answer, Pipeline
 from fuserec.serve.query import Query
 from fuserec.serve.remembered import UserVectors
 from fuserec.serve.users import NO_IDS
+from fuserec.untrusted.tables import read_table
 
 UNKNOWN = 10**12
 
@@ -40,6 +43,19 @@ def catalogue(bundle: Path) -> pl.DataFrame:
 def ask(pipeline: Pipeline, query: Query) -> Answer:
     [answer] = pipeline.recommend([query])
     return answer
+
+
+def test_each_table_is_read_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The items were read three times, which is felt with a million of them."""
+    read = []
+
+    def counting(path: Path, *arguments: Any, **options: Any) -> pl.DataFrame:
+        read.append(path.name)
+        return read_table(path, *arguments, **options)
+
+    monkeypatch.setattr(stores, "read_table", counting)
+    Pipeline.open(bundle)
+    assert sorted(read) == ["items.parquet", "users.parquet"]
 
 
 def test_known_user_gets_nothing_seen(pipeline: Pipeline, histories: dict[int, list[int]]) -> None:

@@ -25,7 +25,7 @@ from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
 from fuserec.serve.recall import Batch, Recall
 from fuserec.serve.reranking import Reranker
-from fuserec.serve.stores import Categories, UserStore
+from fuserec.serve.stores import Categories, UserStore, read_items
 from fuserec.serve.users import NO_IDS, Users
 
 N_ITEMS, DIM, N_USERS = 600, 8, 40
@@ -281,8 +281,8 @@ def test_a_catalogue_without_categories(bundle: Path, tmp_path: Path) -> None:
     manifest = Manifest.read(bundle)
     items = pl.read_parquet(bundle / "items.parquet")
     items.drop("genres").write_parquet(tmp_path / "items.parquet")
-    assert len(Categories.load(tmp_path, manifest)) == 0
+    assert len(Categories.of(read_items(tmp_path, manifest))) == 0
     items.with_columns(genres=pl.lit("Drama")).write_parquet(tmp_path / "items.parquet")
     with pytest.raises(BundleError, match="genres String"):
-        Categories.load(tmp_path, manifest)
-    assert set(Categories.load(bundle, manifest).numbers) == {"Even", "Odd"}
+        Categories.of(read_items(tmp_path, manifest))
+    assert set(Categories.of(read_items(bundle, manifest)).numbers) == {"Even", "Odd"}

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fuserec.export import rollout
 from fuserec.serve.launcher import Address, Server
 from fuserec.serve.processes import model_processes, process_ids
 from fuserec.serve.supervisor import Supervisor, Watch
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
 LONG_S = 90.0
@@ -88,13 +89,6 @@ def supervised(repository: Path, tmp_path: Path) -> Iterator[Supervised]:
             thread.join()
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {LONG_S:.0f} s: {what}"
-        time.sleep(0.05)
-
-
 def test_swap_under_load_loses_nothing(supervised: Supervised, repository: Path) -> None:
     server = supervised.server
     callers = Callers(server)
@@ -149,6 +143,22 @@ def test_killed_server_comes_back(supervised: Supervised) -> None:
     supervised.wait_for("the server answers again")
     assert server.pid != before
     assert model_processes(server.pid)["recommend"] == server.settings.instances
+    with Recommender(f"127.0.0.1:{server.address.grpc_port}", timeout_ms=10_000) as client:
+        assert len(client.recommend(user_id=5, k=5)) == 5
+
+
+def test_damaged_repository_is_waited_for(supervised: Supervised) -> None:
+    server = supervised.server
+    engine = server.repository / "recommend" / "1" / "engines" / "user_tower.cpu.onnx"
+    whole = engine.read_bytes()
+    engine.write_bytes(whole[:-1] + b"!")
+    os.kill(server.pid, signal.SIGKILL)
+    supervised.wait_for("nothing is served until the repository is mended")
+    time.sleep(2.0)
+    complaints = [event for event in supervised.events if "until the repository is mended" in event]
+    assert len(complaints) == 1 and engine.name in complaints[0], f"expected one that names the file: {complaints}"
+    engine.write_bytes(whole)
+    supervised.wait_for("the server answers again")
     with Recommender(f"127.0.0.1:{server.address.grpc_port}", timeout_ms=10_000) as client:
         assert len(client.recommend(user_id=5, k=5)) == 5
 

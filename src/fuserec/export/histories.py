@@ -58,8 +58,9 @@ def split_users(users: pl.DataFrame, calibration_users: int) -> tuple[NDArray[np
 def user_inputs(users: pl.DataFrame, items: pl.DataFrame, lines: NDArray[np.int64], max_history: int) -> Histories:
     """Return inputs that show all ways to be called, to calibrate by.
 
-    Every user appears three times: as they are, as somebody unknown with the same history, and with only their last
-    few items. Where no user is known, histories are drawn.
+    Every user appears four times: as they are, as somebody unknown with the same history, and as both with only their
+    last few items: 1, 2, 4, ... of them, from one user to the next. An activation is widest where attention has little
+    to average over, which whole histories never show. Where no user is known, histories are drawn.
 
     Args:
         users: `users.parquet` of a checkpoint: user_id, history.
@@ -70,11 +71,11 @@ def user_inputs(users: pl.DataFrame, items: pl.DataFrame, lines: NDArray[np.int6
     if users.is_empty():
         return _made_up(items.height, max_history, 0)
     padded = padded_rows(users["history"].gather(lines).to_list(), items["item_id"].to_numpy(), max_history)
-    short = padded.copy()
-    short[:, : max(0, max_history - SHORT)] = 0
-    return Histories(
-        np.concatenate([lines + 1, np.zeros_like(lines), lines + 1]), np.concatenate([padded, padded, short])
-    )
+    lengths = 2 ** np.arange(max(1, (max_history - 1).bit_length()))  # those below the longest
+    kept = np.resize(lengths, (len(lines), 1))
+    short = np.where(np.arange(max_history) < max_history - kept, 0, padded)
+    known, unknown = lines + 1, np.zeros_like(lines)
+    return Histories(np.concatenate([known, unknown, known, unknown]), np.concatenate([padded, padded, short, short]))
 
 
 def held_out(users: pl.DataFrame, items: pl.DataFrame, lines: NDArray[np.int64], max_history: int) -> HeldOut:

@@ -12,7 +12,7 @@ from fuserec.errors import BundleError, UsageError
 from fuserec.export.publishing import LOCK, publishing
 from fuserec.files import locked
 from fuserec.manifest import FILE_NAME, Manifest, bundle_folder, bundles
-from fuserec.traffic import Experiment, Traffic
+from fuserec.traffic import Experiment, Traffic, served_folder
 
 
 def publish(
@@ -50,8 +50,8 @@ def publish(
     if kind is not None:
         Experiment(kind, 1, share)  # says what is wrong with them before anything is done
         # Pinned before the new version appears, or the server would take it for the one to serve.
-        served = Traffic.read(repository).bundle(repository)
-        _write(repository, Traffic(serve=int(served.name)))
+        served = int(served_folder(repository).name)
+        _write(repository, Traffic(serve=served))
     with publishing(repository, manifest.models, keep=keep) as staging:
         for name in manifest.files:
             model, _, file = name.partition("/")
@@ -60,7 +60,7 @@ def publish(
             shutil.copyfile(source / manifest.path_of(name), target)
         shutil.copyfile(bundle / FILE_NAME, staging.bundle / FILE_NAME)
     if kind is not None:
-        _write(repository, Traffic(int(served.name), Experiment(kind, staging.version, share)))
+        _write(repository, Traffic(served, Experiment(kind, staging.version, share)))
     else:
         # What was pinned, if anything was, is no longer what is wanted; nor is an experiment against it.
         _write(repository, Traffic())
@@ -85,7 +85,7 @@ def roll_back(repository: Path) -> int:
     Raises:
         BundleError: There is none.
     """
-    served = int(Traffic.read(repository).bundle(repository).name)
+    served = int(served_folder(repository).name)
     older = [version for version in bundles(repository) if version < served]
     for version in reversed(older):
         try:
@@ -107,7 +107,7 @@ def try_out(repository: Path, kind: str, version: int, share: float) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     Manifest.read(bundle_folder(repository, version)).verify(repository)
-    served = int(Traffic.read(repository).bundle(repository).name)
+    served = int(served_folder(repository).name)
     if version == served:
         raise UsageError(f"version {version} is the one that is served; expected another")
     _write(repository, Traffic(served, experiment))

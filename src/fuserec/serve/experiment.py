@@ -170,7 +170,9 @@ class Experiments:
         try:
             self._waiting.put_nowait(_Shadowed(trial, kept, answer.item_ids.copy()))
         except queue.Full:
-            return  # it is a sample
+            # What it answers is a sample.
+            pair = str(self._version), str(trial.experiment.version)
+            self._tally.number(names.SHADOW_DROPPED, *pair).add()
 
     def _keep_shadowing(self) -> None:
         import numba

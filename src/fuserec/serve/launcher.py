@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
-import os
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 from fuserec.client import Recommender
 from fuserec.contract import RECOMMEND
@@ -28,16 +23,13 @@ from fuserec.serve.engines import device_target
 from fuserec.serve.observing import Observing
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
+from fuserec.serve.tritonserver import ServerProcess
 from fuserec.serve.view import View
-from fuserec.traffic import Traffic
+from fuserec.traffic import served_folder
 
 logger = logging.getLogger(__name__)
 
-LOG_TAIL_LINES = 20
-STOP_TIMEOUT_S = 20.0
 CANARY_TIMEOUT_MS = 5_000.0
-# In place of a file: where the launcher itself complains, as containers want it.
-STDERR = Path("-")
 
 
 @dataclass(frozen=True)
@@ -93,10 +85,9 @@ class Address:
 
 
 class Server:
-    """An inference server process; a context manager that starts and stops it.
+    """An inference server over a repository; a context manager that starts and stops it.
 
-    The process is tied to the thread that starts it: should that thread or the whole program die, the kernel
-    sends the server SIGTERM, so that nothing is left running.
+    Its process does not outlive the thread that starts it, see `fuserec.serve.tritonserver`.
 
     Args:
         repository: Folder written by `fuserec export`.
@@ -104,7 +95,8 @@ class Server:
         settings: How the models run.
         observing: What it logs and traces.
         binary: The `tritonserver` executable; the one in the installed wheel by default.
-        log: File that receives what the server prints, `-` for stderr; a temporary one by default.
+        log: File that receives what the server prints, `-` for stderr; a temporary one by default. A second start adds
+            to it.
         start_timeout_s: Seconds until the first answer.
     """
 
@@ -127,9 +119,9 @@ class Server:
         self._given_log = log
         self._start_timeout_s = start_timeout_s
         self._scratch: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ServerProcess | None = None
         self._key = Key()
-        self._starts = 0
+        self._log_begun = False
         self._view: View | None = None
         self._manifest: Manifest | None = None
         # An item that the canary asks about, and the version that it is of.
@@ -168,7 +160,7 @@ class Server:
     @property
     def is_running(self) -> bool:
         """Whether the process is there."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.is_running
 
     def start(self) -> None:
         """Start the server and return once a recommendation has come back.
@@ -180,7 +172,7 @@ class Server:
         """
         if self._process is not None:
             raise LaunchError(f"the server over {self.repository} runs already; stop it first")
-        manifest = Manifest.read(Traffic.read(self.repository).bundle(self.repository))
+        manifest = Manifest.read(served_folder(self.repository))
         manifest.verify(self.repository)
         self._remove_bytecode()
         if left := next(self.repository.glob("*/*/__pycache__"), None):
@@ -298,26 +290,14 @@ class Server:
 
     def epitaph(self) -> str:
         """Return how the process ended, with the end of its log."""
-        status = None if self._process is None else self._process.poll()
-        return "the server is running" if status is None else self._died(status)
+        return "the server is not running" if self._process is None else self._process.epitaph()
 
     def stop(self) -> None:
         """End the server and its children: politely first, after 20 s by force. Safe to call at any time."""
         process, self._process, self._manifest = self._process, None, None
         self._view = None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                logger.warning("the server did not stop within %.0f s and is killed", STOP_TIMEOUT_S)
-            # The group holds the server and the processes of its models, which have its group id as their own.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            for left in Path("/dev/shm").glob(f"{_shm_prefix(process.pid)}*"):
-                left.unlink(missing_ok=True)
+            process.stop()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
@@ -350,27 +330,9 @@ class Server:
             options += [f"--{name}-address={self.address.host}", f"--{name}-port={port}"]
         if device_target() is None:
             options.append("--allow-gpu-metrics=false")
-        libc = ctypes.CDLL(None)
-        launcher = os.getpid()
-
-        def tie_to_launcher() -> None:
-            # PR_SET_PDEATHSIG; the launcher may have died before the call, then nobody will send the signal.
-            libc.prctl(1, signal.SIGTERM)
-            if os.getppid() != launcher:
-                os._exit(1)
-
-        with self._open_log() as log:
-            self._process = subprocess.Popen(
-                # A shell that becomes the server, so that its own process id can be part of an option.
-                ["/bin/sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={_shm_prefix("$$")}']
-                + ["sh", str(binary.path), *options],
-                env=binary.environment() | self.observing.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=tie_to_launcher,
-            )
+        self._process = ServerProcess(binary, options, self.observing.environment, self.log, append=self._log_begun)
+        # A temporary log goes with its start.
+        self._log_begun = self._given_log is not None
 
     def _remove_bytecode(self) -> None:
         """Remove what Python cached of the models' `model.py`; no setting keeps the server's interpreter from it.
@@ -380,23 +342,5 @@ class Server:
         for folder in self.repository.glob("*/*/__pycache__"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _died(self, status: int) -> str:
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-        return f"the server {how}; the end of its log:\n{self._tail()}"
-
-    def _open_log(self) -> BinaryIO:
-        if self.log == STDERR:
-            return open(2, "wb", closefd=False)
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        return self.log.open("ab" if self._starts else "wb")
-
     def _tail(self) -> str:
-        if self.log == STDERR:
-            return "    (it is above)"
-        lines = self.log.read_text(errors="replace").splitlines()
-        return "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:])
-
-
-def _shm_prefix(pid: int | str) -> str:
-    """Name of the shared memory of one server, so that nobody else's is removed after it was killed."""
-    return f"fuserec_{pid}_"
+        return "" if self._process is None else self._process.tail()

@@ -20,7 +20,7 @@ from fuserec.serve.ranking import RankStage
 from fuserec.serve.recall import Batch, Recall
 from fuserec.serve.reranking import Reranker
 from fuserec.serve.rules import Fetch, RuleStage
-from fuserec.serve.stores import Categories, read_items
+from fuserec.serve.stores import Categories, UserStore, read_items
 from fuserec.serve.telemetry import ENCODE, RANK, RULES, SEARCH, Nobody, Watcher
 from fuserec.serve.texts import TextStage
 from fuserec.serve.users import NO_IDS, Ids, Users
@@ -115,6 +115,7 @@ class Pipeline:
         manifest = Manifest.read(bundle)
         manifest.verify(bundle.parents[1])
         items = read_items(bundle, manifest)
+        item_ids = items["item_id"].to_numpy()
         index = ItemIndex.load(bundle / "index.safetensors")
         if (index.rows, index.dim) != (manifest.n_items, manifest.dim):
             raise BundleError(
@@ -125,12 +126,12 @@ class Pipeline:
         return cls(
             engine=open_engine(bundle, manifest, USER_TOWER),
             index=index,
-            popularity=Popularity(items["item_id"].to_numpy(), items["count"].to_numpy()),
-            users=Users.load(bundle, manifest),
+            popularity=Popularity(item_ids, items["count"].to_numpy()),
+            users=Users(item_ids, UserStore.load(bundle / "users.parquet")),
             max_history=manifest.max_history[USER_TOWER],
             texts=TextStage.open(bundle, manifest),
             reranker=None if stage is None or rerank is None else Reranker(stage, rerank.candidates, rerank.weight),
-            categories=Categories.load(bundle, manifest),
+            categories=Categories.of(items),
             version=manifest.version,
         )
 

@@ -15,17 +15,28 @@ from fuserec.untrusted.tables import read_table, require_no_nulls
 
 Ids = NDArray[np.int64]
 ITEM_COLUMNS: Final = {"item_id": pl.Int64(), "count": pl.Int64()}
+OPTIONAL_ITEM_COLUMNS: Final = {"genres": pl.List(pl.String)}
 USER_COLUMNS: Final = {"user_id": pl.Int64(), "history": pl.List(pl.Int64)}
 
 
 def read_items(bundle: Path, manifest: Manifest) -> pl.DataFrame:
-    """Read of `items.parquet` of a bundle what serving needs: item_id and count, int64.
+    """Read of `items.parquet` of a bundle what serving needs.
+
+    Returns:
+        item_id and count, int64, and, where the bundle has them, genres, lists of strings.
 
     Raises:
         BundleError: It is something else.
     """
     path = bundle / "items.parquet"
-    table = read_table(path, BundleError, columns=ITEM_COLUMNS, others=True, n_rows=manifest.n_items)
+    table = read_table(
+        path,
+        BundleError,
+        columns=ITEM_COLUMNS,
+        optional=OPTIONAL_ITEM_COLUMNS,
+        others=True,
+        n_rows=manifest.n_items,
+    )
     require_no_nulls(path, table, BundleError, *ITEM_COLUMNS)
     return table
 
@@ -122,24 +133,11 @@ class Categories:
         self._by_category = _Lists(self._by_group.values, self._by_group.owners, len(names))
 
     @classmethod
-    def load(cls, bundle: Path, manifest: Manifest) -> Categories:
-        """Read the column `genres` of `items.parquet` of a bundle; where it is missing no item has any category.
-
-        Raises:
-            BundleError: It is something else than lists of strings.
-        """
-        path = bundle / "items.parquet"
-        table = read_table(
-            path,
-            BundleError,
-            columns={"item_id": pl.Int64()},
-            optional={"genres": pl.List(pl.String)},
-            others=True,
-            n_rows=manifest.n_items,
-        )
-        if "genres" not in table.columns:
+    def of(cls, items: pl.DataFrame) -> Categories:
+        """Return the `genres` of what `read_items` read; where there are none no item has any category."""
+        if "genres" not in items.columns:
             return cls.none()
-        return cls(table["item_id"].to_numpy(), table["genres"])
+        return cls(items["item_id"].to_numpy(), items["genres"])
 
     @classmethod
     def none(cls) -> Categories:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fuserec.errors import BundleError, LaunchError
 from fuserec.serve.launcher import Server
 from fuserec.serve.processes import model_processes
-from fuserec.traffic import Traffic
+from fuserec.traffic import served_folder
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,8 @@ class Supervisor:
             began = time.monotonic()
             self._server.stop()
             try:
-                self._server.start()
+                if not self._start_when_whole(stop):
+                    return
             except LaunchError as error:
                 why = str(error)
                 continue
@@ -124,6 +125,28 @@ class Supervisor:
             self._say(f"the server answers again after {time.monotonic() - began:.1f} s")
             return
         raise LaunchError(f"{why}\nit died {self._watch.most_restarts} times in a row; not started again")
+
+    def _start_when_whole(self, stop: threading.Event) -> bool:
+        """Start the server; wait for a damaged repository, for it cannot mend itself and costs no start.
+
+        Returns:
+            Whether it was started; False where `stop` was set before.
+
+        Raises:
+            LaunchError: It cannot be started from a whole one.
+        """
+        wait_s = self._watch.first_backoff_s
+        while True:
+            try:
+                self._server.start()
+            except BundleError as error:
+                self._complain(f"nothing is served until the repository is mended: {error}")
+            else:
+                self._complaint = ""
+                return True
+            if stop.wait(wait_s):
+                return False
+            wait_s = min(2.0 * wait_s, self._watch.longest_backoff_s)
 
     def _reload(self, model: str, stop: threading.Event) -> None:
         self._say(f"a process of {model!r} has died; opening the model again")
@@ -149,7 +172,7 @@ class Supervisor:
     def _follow(self) -> None:
         """Serve what the repository says; what cannot be served is named once and left until something else is said."""
         try:
-            bundle = Traffic.read(self._server.repository).bundle(self._server.repository)
+            bundle = served_folder(self._server.repository)
             if bundle.name in (str(self._server.manifest.version), self._refused):
                 return
             began = time.monotonic()

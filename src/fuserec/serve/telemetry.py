@@ -36,6 +36,9 @@ _PAIR: Final = ("version", "candidate")
 SHADOW_OVERLAP: Final = Metric("fuserec_shadow_overlap_sum", "Shares of items in common, added up over rows", _PAIR)
 SHADOW_ROWS: Final = Metric("fuserec_shadow_rows_total", "Rows that a shadow answered too", _PAIR)
 SHADOW_SECONDS: Final = Metric("fuserec_shadow_seconds_sum", "Seconds that the shadow took for them", _PAIR)
+SHADOW_DROPPED: Final = Metric(
+    "fuserec_shadow_dropped_total", "Rows meant for a shadow that it was too far behind for", _PAIR
+)
 AB_ROWS: Final = Metric("fuserec_ab_rows_total", "Rows of an A/B experiment by the version that answered", ("version",))
 
 METRICS: Final = (
@@ -49,6 +52,7 @@ METRICS: Final = (
     SHADOW_OVERLAP,
     SHADOW_ROWS,
     SHADOW_SECONDS,
+    SHADOW_DROPPED,
     AB_ROWS,
 )
 

@@ -19,7 +19,8 @@ from fuserec.manifest import FileRecord, Manifest
 from fuserec.serve.launcher import Address, Server
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.supervisor import Supervisor, Watch
-from tests.serving.promises.raw import K_TENSOR, REFUSED, Tensor, items, message, metric, send_grpc, wait_until
+from tests.serving.promises.raw import K_TENSOR, REFUSED, Tensor, items, message, metric, send_grpc
+from tests.waiting import wait_until
 
 LONG_S = 120.0
 QUEUE_SIZE = 8

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import struct
-import time
 import urllib.request
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -98,13 +95,3 @@ def metric(server: Server, name: str, **labels: str) -> float:
 def executed(server: Server, model: str = "recommend") -> float:
     """Return how many requests a model has been given."""
     return metric(server, "nv_inference_count", model=model)
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError):  # nobody listens yet
-            if condition():
-                return
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.05)

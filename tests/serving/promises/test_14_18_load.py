@@ -18,7 +18,8 @@ from bench._raw import GRPC, INFER, Reply, http_request
 from fuserec.client import DeadlineExceeded, Recommender, ServerOverloaded
 from fuserec.serve.launcher import Server
 from tests.serving.promises.conftest import QUEUE_SIZE, QUEUE_TIMEOUT_MS, Busy
-from tests.serving.promises.raw import INFER_PATH, document, executed, items, message, post, send_grpc, wait_until
+from tests.serving.promises.raw import INFER_PATH, document, executed, items, message, post, send_grpc
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
 MANY = 4 * QUEUE_SIZE

@@ -25,7 +25,8 @@ from fuserec.serve.processes import children_of, process_ids
 from fuserec.serve.settings import ServingConfig
 from tests.safety.hostile import malicious_pickle
 from tests.serving.promises.conftest import Busy, Supervised, replace
-from tests.serving.promises.raw import items, message, outputs, send_grpc, wait_until
+from tests.serving.promises.raw import items, message, outputs, send_grpc
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
 MB = 2**20
