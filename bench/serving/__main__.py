@@ -47,6 +47,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--catalogues", nargs="+", choices=(SMALL, LARGE), default=[SMALL, LARGE], help="the checkpoint's, and a larger"
     )
     add("--large-items", type=int, help="items of the large one (1,000,000)")
+    add(
+        "--histories",
+        type=float,
+        metavar="SHARE",
+        default=Workload.with_history,
+        help="of the calls bring a history of their own, 0 to 1 (0.5)",
+    )
     add("--concurrency", type=int, nargs="+", help="callers of the closed loops (1 2 4 ... 64)")
     add("--shares", type=float, nargs="*", help="open loops, in percent of saturation (10 30 50 70 80 90 100)")
     add("--seconds", type=float, help="of each block (5)")
@@ -112,7 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     items = options.large_items or (_QUICK_ITEMS if options.quick else Arena.large_items)
     # Absolute: the generator and the rival run in the folder that `bench` lies in.
-    arena = Arena(options.checkpoint.absolute(), options.folder.absolute(), items, Workload())
+    try:
+        workload = Workload(with_history=options.histories)
+    except ValueError as error:
+        raise SystemExit(f"--histories: {error}") from None
+    arena = Arena(options.checkpoint.absolute(), options.folder.absolute(), items, workload)
     say = log if options.json else print
     try:
         if options.soak is not None:
