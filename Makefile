@@ -23,7 +23,7 @@ demo: $(READY)  ## the main job on MovieLens-100K: train, export, serve, recomme
 	@$(BIN)/fuserec demo
 
 test: $(READY)  ## the fast tests, kernels in the interpreter and the real server included
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(READY)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

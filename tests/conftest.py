@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+# Two workers share the cores, and each thread that waits for another one spins: models as small as these take half
+# as long again with two threads. It is read when torch and BLAS are imported, and by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 if TYPE_CHECKING:
+    from fuserec.export.parts import Part
     from fuserec.serve.launcher import Server
 
 # Triton decides when it is imported whether kernels are compiled or interpreted, its own library included. So this
@@ -162,15 +172,69 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def fingerprint(part: Part) -> str:
+    """Return a hash of what determines the graph of a part: its layers, their settings and tensors, and its axes."""
+    plain = (bool, int, float, str, tuple, dict)
+    digest = hashlib.sha256(repr((str(part.module), part.inputs, part.output)).encode())
+    for name, module in part.module.named_modules():
+        kept = {
+            key: value
+            for key, value in vars(module).items()
+            if (isinstance(value, plain) or dataclasses.is_dataclass(value)) and key != "training" and key[:1] != "_"
+        }
+        digest.update(repr((name, sorted(kept.items()))).encode())
+    for name, tensor in (*part.module.named_parameters(), *part.module.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
 @pytest.fixture(scope="session")
-def repository(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trace_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which an export traces no network a second time, in whatever worker the first was.
+
+    Tracing is nearly all that an export of a small model takes. An export compares each graph with its module, so one
+    that were another's would not pass.
+    """
+    from fuserec.files import locked
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphs"
+
+    @contextlib.contextmanager
+    def once() -> Iterator[None]:
+        from fuserec.export import ladder
+
+        trace = ladder.export_graph
+
+        def copy_or_trace(part: Part, path: Path) -> None:
+            kept = folder / f"{fingerprint(part)}.onnx"
+            with locked(kept.with_suffix(".lock")):
+                if not kept.exists():
+                    trace(part, kept.with_suffix(".new"))
+                    kept.with_suffix(".new").rename(kept)
+            shutil.copyfile(kept, path)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ladder, "export_graph", copy_or_trace)
+            yield
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def repository(
+    checkpoint_folder: Path,
+    trace_once: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """The checkpoint as an int8 repository with one GPU target; tests must not change it."""
     from fuserec.export import ExportConfig, Gate, export_checkpoint
 
     folder = tmp_path_factory.mktemp("repository") / "repository"
     # The weights are random: what a precision costs in ranking is of no account.
     config = ExportConfig(precision="int8", targets=("sm89",), gate=Gate(accept_loss=True))
-    export_checkpoint(checkpoint_folder, folder, config)
+    with trace_once():
+        export_checkpoint(checkpoint_folder, folder, config)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,16 @@ from fuserec.export import TARGETS
 
 
 def test_a_row_for_each_engine(
-    untrained: Callable[[str, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    untrained: Callable[[str, Path], None],
+    trace_once: Callable[[], AbstractContextManager[None]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     untrained("sasrec", tmp_path / "sasrec")
     table = tmp_path / "table.md"
     arguments = ["--checkpoint", str(tmp_path / "sasrec"), "--work", str(tmp_path), "--target", "sm75", "sm89"]
-    assert precision.main([*arguments, "--csv", str(tmp_path / "rows.csv"), "--markdown", str(table)]) == 0
+    with trace_once():
+        assert precision.main([*arguments, "--csv", str(tmp_path / "rows.csv"), "--markdown", str(table)]) == 0
     with (tmp_path / "rows.csv").open() as file:
         rows = list(csv.DictReader(file))
     expected = [(target, name) for target in ("cpu", "sm75", "sm89") for name in TARGETS[target].precisions]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,17 @@ RIVAL = "rival 2x1"
 
 
 @pytest.fixture(scope="module")
-def work(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(
+    checkpoint_folder: Path,
+    trace_once: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """The folder of a bench with the repository of the small catalogue."""
     from bench.serving.repositories import small_repository
 
     folder = tmp_path_factory.mktemp("bench")
-    small_repository(checkpoint_folder, folder / "small")
+    with trace_once():
+        small_repository(checkpoint_folder, folder / "small")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from fuserec.files import sha256
 from fuserec.kernels import ItemIndex
 from fuserec.manifest import Manifest, bundle_folder
 from fuserec.models.checkpoint import Checkpoint
+
+TraceOnce = Callable[[], AbstractContextManager[None]]
 
 
 def test_repository_has_the_layout_the_server_expects(repository: Path) -> None:
@@ -44,9 +47,12 @@ def test_index_holds_the_item_vectors(bundle: Path, checkpoint_folder: Path) -> 
     np.testing.assert_array_equal(index.embeddings, checkpoint.module().item_vectors().numpy())
 
 
-def test_next_export_is_the_next_version(repository: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
+def test_next_export_is_the_next_version(
+    repository: Path, checkpoint_folder: Path, trace_once: TraceOnce, tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(repository, tmp_path / "repository"))
-    manifest = export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32"))
+    with trace_once():
+        manifest = export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32"))
     assert manifest.version == 2 and manifest == Manifest.read(bundle_folder(copy))
     assert set(manifest.parts["user_tower"].engines) == {"cpu"}
     for version in (1, 2):
@@ -75,7 +81,11 @@ def test_missing_checkpoint(tmp_path: Path) -> None:
 
 
 def test_fault_half_way_leaves_the_old_repository(
-    repository: Path, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path,
+    checkpoint_folder: Path,
+    trace_once: TraceOnce,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copy = Path(shutil.copytree(repository, tmp_path / "repository"))
 
@@ -83,14 +93,14 @@ def test_fault_half_way_leaves_the_old_repository(
         raise ExportError("no such luck")
 
     monkeypatch.setattr(ladder, "build_engine", fail)
-    with pytest.raises(ExportError, match="no such luck"):
+    with trace_once(), pytest.raises(ExportError, match="no such luck"):
         export_checkpoint(checkpoint_folder, copy, ExportConfig(precision="fp32", targets=("sm89",)))
     Manifest.read(copy / "recommend" / "1").verify(copy)
     assert [entry.name for entry in tmp_path.iterdir()] == ["repository"]
 
 
 def test_a_part_without_anything_to_quantize_stays_in_fp32(
-    untrained: Callable[[str, Path], None], tmp_path: Path
+    untrained: Callable[[str, Path], None], trace_once: TraceOnce, tmp_path: Path
 ) -> None:
     untrained("text", tmp_path / "text")
     checkpoint = Checkpoint.load(tmp_path / "text")
@@ -105,6 +115,6 @@ def test_a_part_without_anything_to_quantize_stays_in_fp32(
         "text_encoder": "int8",
     }
     untrained("mf", tmp_path / "mf")
-    with pytest.raises(ExportError, match="mf has no matrix product with weights to quantize"):
+    with trace_once(), pytest.raises(ExportError, match="mf has no matrix product with weights to quantize"):
         export_checkpoint(tmp_path / "mf", tmp_path / "other", ExportConfig(precision="int8"))
     assert not (tmp_path / "other").exists()

@@ -157,7 +157,8 @@ _AMX = ("amx",)
 _BEYOND_AVX2 = ("avx512", "avxvnni", "amx", "avx10", "evex512")
 
 
-@pytest.mark.parametrize("isa", ["vnni", "avx2", "portable"])
+# Each is compiled anew, which takes half a minute; no processor that is sold has only what the portable one uses.
+@pytest.mark.parametrize("isa", ["vnni", "avx2", pytest.param("portable", marks=pytest.mark.slow)])
 def test_every_instruction_set_gives_the_same_answers(isa: str) -> None:
     from fuserec.kernels.search._numba_tile import ISA, target_features
 

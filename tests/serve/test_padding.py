@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankQuery, RankStage
 from fuserec.serve.users import NO_IDS, Users
 
-Write = Callable[[str, Path], None]
+Exported = Callable[[str], Path]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -40,17 +41,26 @@ def test_each_row_is_in_one_batch_of_a_width_of_its_own(lengths: list[int], long
         assert width <= max(SHORTEST, 2 * lengths[row])
 
 
-def exported(architecture: str, untrained: Write, folder: Path) -> Path:
-    untrained(architecture, folder / "checkpoint")
-    config = ExportConfig("fp32", ("cpu",), gate=Gate(accept_loss=True))
-    export_checkpoint(folder / "checkpoint", folder / "repository", config)
-    return folder / "repository"
+@pytest.fixture
+def exported(
+    untrained: Callable[[str, Path], None], trace_once: Callable[[], AbstractContextManager[None]], tmp_path: Path
+) -> Exported:
+    """Return what exports an architecture."""
+
+    def export(architecture: str) -> Path:
+        untrained(architecture, tmp_path / "checkpoint")
+        config = ExportConfig("fp32", ("cpu",), gate=Gate(accept_loss=True))
+        with trace_once():
+            export_checkpoint(tmp_path / "checkpoint", tmp_path / "repository", config)
+        return tmp_path / "repository"
+
+    return export
 
 
 # In int8 nothing would show. A lookup, sums, attention and a transformer: all that sums over positions.
 @pytest.mark.parametrize("architecture", ["mf", "sasrec", "text"])
-def test_float32_answers_are_bit_equal_in_any_batch(architecture: str, untrained: Write, tmp_path: Path) -> None:
-    bundle = exported(architecture, untrained, tmp_path) / "recommend" / "1"
+def test_float32_answers_are_bit_equal_in_any_batch(architecture: str, exported: Exported) -> None:
+    bundle = exported(architecture) / "recommend" / "1"
     pipeline = Pipeline.open(bundle)
     rng = np.random.default_rng(2)
     items = pl.read_parquet(bundle / "items.parquet")["item_id"].to_numpy()
@@ -75,8 +85,8 @@ def test_float32_answers_are_bit_equal_in_any_batch(architecture: str, untrained
         assert not wrong, f"in batches of {size} rows {wrong} are not what they are alone"
 
 
-def test_float32_ranks_are_bit_equal_in_any_batch(untrained: Write, tmp_path: Path) -> None:
-    bundle = exported("ranker-mlp", untrained, tmp_path) / "rank" / "1"
+def test_float32_ranks_are_bit_equal_in_any_batch(exported: Exported) -> None:
+    bundle = exported("ranker-mlp") / "rank" / "1"
     manifest = Manifest.read(bundle)
     stage, users = RankStage.open(bundle, manifest), Users.load(bundle, manifest)
     assert stage is not None

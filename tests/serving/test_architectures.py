@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.registry import ARCHITECTURES
 from fuserec.models.retriever import Retriever
 from fuserec.serve.launcher import Address, Server
+from fuserec.serve.settings import ServingConfig
 
 pytestmark = pytest.mark.serving
+TraceOnce = Callable[[], AbstractContextManager[None]]
 K = 10
 OTHERS = [
     name
@@ -27,11 +30,14 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_is_served_is_what_torch_says(name: str, untrained: Callable[[str, Path], None], tmp_path: Path) -> None:
+def test_what_is_served_is_what_torch_says(
+    name: str, untrained: Callable[[str, Path], None], trace_once: TraceOnce, tmp_path: Path
+) -> None:
     untrained(name, tmp_path / "checkpoint")
-    manifest = export_checkpoint(
-        tmp_path / "checkpoint", tmp_path / "repository", ExportConfig(precision="fp32", targets=("sm89",))
-    )
+    with trace_once():
+        manifest = export_checkpoint(
+            tmp_path / "checkpoint", tmp_path / "repository", ExportConfig(precision="fp32", targets=("sm89",))
+        )
     assert manifest.architecture == name
     assert set(manifest.parts["user_tower"].engines) == {"cpu", "sm89"}
     checkpoint = Checkpoint.load(tmp_path / "checkpoint")
@@ -41,7 +47,7 @@ def test_what_is_served_is_what_torch_says(name: str, untrained: Callable[[str, 
     calls = [(user, history) for user, history in known] + [(None, history[:3]) for _, history in known[:4]]
     address = Address.free()
     with (
-        Server(tmp_path / "repository", address=address),
+        Server(tmp_path / "repository", address=address, settings=ServingConfig(instances=1)),
         Recommender(f"grpc://127.0.0.1:{address.grpc_port}", timeout_ms=20_000) as recommender,
     ):
         served = [

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,14 @@ Answer = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def folder(checkpoint_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    checkpoint_folder: Path,
+    trace_once: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     folder = tmp_path_factory.mktemp("float32") / "repository"
-    export_checkpoint(checkpoint_folder, folder, ExportConfig("fp32", ("cpu",), gate=Gate(accept_loss=True)))
+    with trace_once():
+        export_checkpoint(checkpoint_folder, folder, ExportConfig("fp32", ("cpu",), gate=Gate(accept_loss=True)))
     return folder
 
 

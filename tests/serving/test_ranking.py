@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from fuserec.serve.query import Query
 from fuserec.serve.users import NO_IDS
 
 Write = Callable[[str, Path], None]
+TraceOnce = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="module", params=["ranker-mlp", "ranker-attention", "ranker-dcn", "ranker-text"])
@@ -45,8 +47,9 @@ def scored(folder: Path, user: int, history: list[int], candidates: list[int]) -
 
 
 @pytest.mark.serving
-def test_a_ranker_alone_is_served(ranker: Path, tmp_path: Path) -> None:
-    manifest = export_checkpoint(ranker, tmp_path / "repository", ExportConfig("fp32", ("sm89",)))
+def test_a_ranker_alone_is_served(ranker: Path, trace_once: TraceOnce, tmp_path: Path) -> None:
+    with trace_once():
+        manifest = export_checkpoint(ranker, tmp_path / "repository", ExportConfig("fp32", ("sm89",)))
     assert manifest.models == ["rank"] and manifest.heads == ["click"]
     assert set(manifest.parts["ranker"].engines) == {"cpu", "sm89"}
     assert not (tmp_path / "repository" / "recommend").exists()
@@ -72,9 +75,12 @@ def test_a_ranker_alone_is_served(ranker: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(given.scores, 1 / (1 + np.exp(-want)), atol=1e-5)
 
 
-def test_with_a_retriever_the_order_is_the_blend(ranker: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
+def test_with_a_retriever_the_order_is_the_blend(
+    ranker: Path, checkpoint_folder: Path, trace_once: TraceOnce, tmp_path: Path
+) -> None:
     config = ExportConfig("fp32", ranker=ranker, candidates=50)
-    manifest = export_checkpoint(checkpoint_folder, tmp_path / "repository", config)
+    with trace_once():
+        manifest = export_checkpoint(checkpoint_folder, tmp_path / "repository", config)
     assert manifest.models == ["recommend", "encode", "search", "explain", "rank"]
     assert manifest.rerank is not None and manifest.rerank.candidates == 50
     assert manifest.rerank.ndcg["validation_after"] >= manifest.rerank.ndcg["validation_before"]

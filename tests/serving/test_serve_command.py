@@ -58,25 +58,45 @@ class Serving:
         pytest.fail(f"the command ended without {words!r}: " + "\n".join(lines))
 
 
-@pytest.fixture
-def serving(repository: Path, tmp_path: Path) -> Iterator[Serving]:
-    # A copy: some of the tests publish into it.
-    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+def start(repository: Path, state: Path) -> Serving:
     address = Address.free()
-    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "COLUMNS": "200"}
+    environment = {**os.environ, "XDG_STATE_HOME": str(state), "COLUMNS": "200"}
     ports = [f"--{name}-port={port}" for name, port in address.ports.items()]
     process = subprocess.Popen(
-        [*FUSEREC, "serve", str(copy), *ports],
+        [*FUSEREC, "serve", str(repository), *ports],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
     )
+    return Serving(process, address, environment, state / "fuserec")
+
+
+def end(serving: Serving) -> None:
+    serving.process.terminate()
+    serving.process.communicate(timeout=60)
+
+
+@pytest.fixture
+def serving(repository: Path, tmp_path: Path) -> Iterator[Serving]:
+    """The command, just started."""
+    serving = start(repository, tmp_path)
     try:
-        yield Serving(process, address, environment, tmp_path / "fuserec")
+        yield serving
     finally:
-        process.terminate()
-        process.communicate(timeout=60)
+        end(serving)
+
+
+@pytest.fixture(scope="module")
+def kept(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """The command, ready, over a repository that may be published into; tests leave it answering."""
+    folder = tmp_path_factory.mktemp("kept")
+    serving = start(Path(shutil.copytree(repository, folder / "repository")), folder)
+    try:
+        serving.wait_until_ready()
+        yield serving
+    finally:
+        end(serving)
 
 
 def gone(pids: set[int], within_s: float = 30.0) -> set[int]:
@@ -124,24 +144,22 @@ def test_killed_command_leaves_no_orphans(serving: Serving) -> None:
     assert not gone(children), "the server outlived the command that started it"
 
 
-def test_server_that_dies_is_started_again(serving: Serving) -> None:
-    serving.wait_until_ready()
-    children = serving.children()
+def test_server_that_dies_is_started_again(kept: Serving) -> None:
+    children = kept.children()
     [server] = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "tritonserver"]
     os.kill(server, signal.SIGKILL)
-    lines = serving.wait_for("answers again")
+    lines = kept.wait_for("answers again")
     assert any("the server was killed by signal 9; the end of its log:" in line for line in lines), lines
     assert not gone(children), "processes of the dead server were left behind"
-    with Recommender(f"127.0.0.1:{serving.address.grpc_port}", timeout_ms=20_000) as recommender:
+    with Recommender(f"127.0.0.1:{kept.address.grpc_port}", timeout_ms=20_000) as recommender:
         assert len(recommender.recommend(user_id=5, k=3)) == 3
 
 
-def test_swap_and_rollback(serving: Serving, repository: Path, tmp_path: Path) -> None:
-    serving.wait_until_ready()
-    url = f"127.0.0.1:{serving.address.grpc_port}"
+def test_swap_and_rollback(kept: Serving, repository: Path) -> None:
+    url = f"127.0.0.1:{kept.address.grpc_port}"
 
     def fuserec(*arguments: str) -> dict[str, object]:
-        done = subprocess.run([*FUSEREC, *arguments, "--json"], capture_output=True, text=True, env=serving.environment)
+        done = subprocess.run([*FUSEREC, *arguments, "--json"], capture_output=True, text=True, env=kept.environment)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -153,14 +171,12 @@ def test_swap_and_rollback(serving: Serving, repository: Path, tmp_path: Path) -
     assert fuserec("traffic", url, "--serve", "newest")["served"] == 2
 
 
-def test_recommend_finds_the_titles(serving: Serving) -> None:
-    serving.wait_until_ready()
-
+def test_recommend_finds_the_titles(kept: Serving) -> None:
     def recommend(*options: str) -> subprocess.CompletedProcess[str]:
         command = [*FUSEREC, "recommend", "--timeout-ms", "20000", *options]
-        return subprocess.run(command, capture_output=True, text=True, env=serving.environment)
+        return subprocess.run(command, capture_output=True, text=True, env=kept.environment)
 
-    for url in (f"127.0.0.1:{serving.address.grpc_port}", f"http://127.0.0.1:{serving.address.http_port}"):
+    for url in (f"127.0.0.1:{kept.address.grpc_port}", f"http://127.0.0.1:{kept.address.http_port}"):
         done = recommend("--url", url, "--user", "5", "-k", "3")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Item ") == 3, done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,10 +15,14 @@ from pathlib import Path
 import pytest
 
 from fuserec.client import ClientError, Recommender
+from fuserec.errors import LaunchError
 from fuserec.export import rollout
+from fuserec.manifest import version_folders
+from fuserec.serve import tritonserver
 from fuserec.serve.launcher import Address, Server
 from fuserec.serve.processes import model_processes, process_ids
 from fuserec.serve.supervisor import Supervisor, Watch
+from fuserec.traffic import Traffic
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
@@ -74,9 +79,9 @@ class Supervised:
             time.sleep(0.05)
 
 
-@pytest.fixture
-def supervised(repository: Path, tmp_path: Path) -> Iterator[Supervised]:
-    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+@contextlib.contextmanager
+def watched(repository: Path, folder: Path) -> Iterator[Supervised]:
+    copy = Path(shutil.copytree(repository, folder / "repository"))
     stop, events = threading.Event(), []
     with Server(copy, address=Address.free()) as server:
         supervisor = Supervisor(server, Watch(tick_s=0.1, canary_s=1.0), events.append)
@@ -87,6 +92,39 @@ def supervised(repository: Path, tmp_path: Path) -> Iterator[Supervised]:
         finally:
             stop.set()
             thread.join()
+
+
+@pytest.fixture(scope="module")
+def kept(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
+    with watched(repository, tmp_path_factory.mktemp("kept")) as supervised:
+        yield supervised
+
+
+@pytest.fixture
+def supervised(kept: Supervised) -> Iterator[Supervised]:
+    """A server with its first version alone, which has yet to say anything; it is left so."""
+    kept.events.clear()
+    yield kept
+    server = kept.server
+    for model in server.manifest.models:
+        for version in set(version_folders(server.repository / model)) - {1}:
+            shutil.rmtree(server.repository / model / str(version))
+    Traffic().write(server.repository)
+
+    def is_whole() -> bool:
+        with contextlib.suppress(LaunchError):  # what is wrong is the supervisor's to mend
+            server.canary()
+            return server.manifest.version == 1
+        return False
+
+    wait_until(is_whole, "the first version")
+
+
+@pytest.fixture
+def fresh(repository: Path, tmp_path: Path) -> Iterator[Supervised]:
+    """A server that was just started."""
+    with watched(repository, tmp_path) as supervised:
+        yield supervised
 
 
 def test_swap_under_load_loses_nothing(supervised: Supervised, repository: Path) -> None:
@@ -119,15 +157,15 @@ def test_damaged_version_is_not_served(supervised: Supervised, repository: Path)
 
 
 @pytest.mark.parametrize("all_of_them", [False, True], ids=["one process", "every process"])
-def test_killed_model_process_comes_back(supervised: Supervised, all_of_them: bool) -> None:
-    server = supervised.server
+def test_killed_model_process_comes_back(fresh: Supervised, all_of_them: bool) -> None:
+    server = fresh.server
     callers = Callers(server)
     try:
         pids = process_ids(server.pid, "recommend")
         assert len(pids) == server.settings.instances
         for pid in pids if all_of_them else pids[:1]:
             os.kill(pid, signal.SIGKILL)
-        supervised.wait_for("'recommend' is whole again")
+        fresh.wait_for("'recommend' is whole again")
         wait_until(lambda: model_processes(server.pid)["recommend"] >= 2, "both processes")
         answered = len(callers.versions)
         wait_until(lambda: len(callers.versions) > answered + 20, "answers after the reload")
@@ -163,7 +201,9 @@ def test_damaged_repository_is_waited_for(supervised: Supervised) -> None:
         assert len(client.recommend(user_id=5, k=5)) == 5
 
 
-def test_frozen_server_is_started_anew(supervised: Supervised) -> None:
+def test_frozen_server_is_started_anew(supervised: Supervised, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It does not hear that it is to end, and is killed after so long.
+    monkeypatch.setattr(tritonserver, "STOP_TIMEOUT_S", 1.0)
     before = supervised.server.pid
     os.kill(before, signal.SIGSTOP)
     supervised.wait_for("the server answers again")

@@ -7,18 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from fuserec.train.data import DataSet
 
 N_ITEMS = 60
 N_USERS = 80
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Models this small lose more to threads waiting for each other than they gain, above all on a busy machine."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
