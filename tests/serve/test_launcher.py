@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fuserec.errors import BundleError, LaunchError, UsageError
+from fuserec.serve.admin import Admin, Key
 from fuserec.serve.binary import find_binary
 from fuserec.serve.launcher import Address, Server
 
@@ -90,3 +91,11 @@ def test_damaged_repository_starts_nothing(tmp_path: Path) -> None:
 
 def test_stop_without_start_does_nothing(repository: Path) -> None:
     Server(repository).stop()
+
+
+def test_loading_no_model_asks_nothing_of_the_server() -> None:
+    """A repository with the front door alone has no stage to load before it."""
+    with Admin("127.0.0.1:1", Key()) as admin:
+        admin.load([], timeout_s=1.0)
+        with pytest.raises(LaunchError, match="'recommend' cannot be loaded"):
+            admin.load(["recommend"], timeout_s=1.0)

@@ -97,4 +97,4 @@ def test_a_view_forgets_the_version_before(repository: Path, tmp_path: Path) -> 
     (view.folder / "recommend").mkdir()
     (view.folder / "recommend" / "1").symlink_to(copy / "recommend" / "1")
     view.show(dataclasses.replace(manifest, version=2), ["recommend"])
-    assert sorted(path.name for path in (view.folder / "recommend").iterdir()) == ["2", "config.pbtxt"]
+    assert sorted(path.name for path in (view.folder / "recommend").iterdir()) == ["2", "config.pbtxt", "shown"]

@@ -70,6 +70,8 @@ class Admin:
         Raises:
             LaunchError: One of them could not be opened; its old version, if it had one, goes on.
         """
+        if not models:
+            return
         with ThreadPoolExecutor(len(models)) as pool:
             loads = [pool.submit(self._load, name, timeout_s) for name in models]
         for load in loads:

@@ -155,8 +155,11 @@ class Supervisor:
             self._server.reload(model)
         except LaunchError as error:
             self._restart(str(error), stop)
-        else:
-            self._say(f"{model!r} is whole again after {time.monotonic() - began:.1f} s")
+            return
+        if self._expected()[model] > model_processes(self._server.pid)[model]:
+            self._restart(f"{model!r} was opened anew and still lacks a process", stop)
+            return
+        self._say(f"{model!r} is whole again after {time.monotonic() - began:.1f} s")
 
     def _ask(self, stop: threading.Event) -> None:
         try:

@@ -5,6 +5,10 @@ server is given a folder of its own, with a link to each version folder and a `c
 
     VIEW/recommend/config.pbtxt     the published one, its settings replaced, this version alone
     VIEW/recommend/3             -> REPOSITORY/recommend/3
+    VIEW/recommend/shown         new each time that the model is shown
+
+A server opens a model anew only if a file in its folder is newer than when it looked last, and a configuration that is
+the same does not count. Without the last of them a model whose process has died would stay as it is.
 """
 
 from __future__ import annotations
@@ -12,12 +16,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from google.protobuf import text_format
 
 from fuserec.files import replacing_file
 from fuserec.manifest import CONFIG_FILE, Manifest
 from fuserec.serve.settings import ServingConfig
+
+_SHOWN: Final = "shown"
 
 
 class View:
@@ -57,6 +64,8 @@ class View:
                 link.symlink_to(self._repository / model / str(manifest.version), target_is_directory=True)
             with replacing_file(target / CONFIG_FILE) as temporary:
                 temporary.write_text(text_format.MessageToString(config))
+            with replacing_file(target / _SHOWN) as temporary:
+                temporary.touch()
 
     def hide(self, model: str) -> None:
         """Show a model no longer."""
