@@ -85,7 +85,7 @@ def watched(repository: Path, folder: Path) -> Iterator[Supervised]:
     copy = Path(shutil.copytree(repository, folder / "repository"))
     stop, events = threading.Event(), []
     with Server(copy, address=Address.free()) as server:
-        supervisor = Supervisor(server, Watch(tick_s=0.1, canary_s=1.0), events.append)
+        supervisor = Supervisor(server, Watch(tick_s=0.1, canary_s=1.0, leave_s=3.0), events.append)
         thread = threading.Thread(target=supervisor.run, args=(stop,))
         thread.start()
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 
-def model_processes(server_pid: int) -> Counter[str]:
-    """Return how many processes each model of a running server has; those that ended are not counted."""
-    return Counter(model for child in children_of(server_pid) if (model := _model_of(child)) is not None)
+def model_processes(server_pid: int, but: Collection[int] = ()) -> Counter[str]:
+    """Return how many processes each model of a running server has; those that ended are not counted, nor is `but`."""
+    there = (child for child in children_of(server_pid) if child not in but)
+    return Counter(model for child in there if (model := _model_of(child)) is not None)
 
 
 def process_ids(server_pid: int, model: str) -> list[int]:

@@ -6,7 +6,10 @@ a second the supervisor counts processes, and every few seconds it asks a questi
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 
 from fuserec.errors import BundleError, LaunchError
 from fuserec.serve.launcher import Server
-from fuserec.serve.processes import model_processes
+from fuserec.serve.processes import children_of, model_processes, process_ids
 from fuserec.traffic import served_folder
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ class Watch:
         longest_backoff_s: It grows no further.
         forgive_s: After so long without a fault, the next one is the first again.
         most_restarts: In a row; with one more the supervisor gives up.
+        leave_s: For the processes of a model that was opened anew to finish what they have begun.
     """
 
     tick_s: float = 0.5
@@ -44,6 +48,7 @@ class Watch:
     longest_backoff_s: float = 30.0
     forgive_s: float = 60.0
     most_restarts: int = 10
+    leave_s: float = 10.0
 
 
 class Backoff:
@@ -88,6 +93,8 @@ class Supervisor:
         self._backoff = Backoff(self._watch)
         self._misses = 0
         self._refused = self._complaint = ""
+        # Process ids, and when they are to be gone.
+        self._leaving: dict[int, float] = {}
 
     def run(self, stop: threading.Event | None = None) -> None:
         """Watch until `stop` is set.
@@ -100,12 +107,13 @@ class Supervisor:
         while not stop.wait(self._watch.tick_s):
             if not self._server.is_running:
                 self._restart(self._server.epitaph(), stop)
-            elif lacking := self._expected() - model_processes(self._server.pid):
+            elif lacking := self._expected() - self._present():
                 self._reload(next(iter(lacking)), stop)
             elif time.monotonic() >= next_canary:
                 self._ask(stop)
                 next_canary = time.monotonic() + self._watch.canary_s
             else:
+                self._end_leaving()
                 self._follow()
 
     def _restart(self, why: str, stop: threading.Event) -> None:
@@ -122,6 +130,7 @@ class Supervisor:
                 why = str(error)
                 continue
             self._misses = 0
+            self._leaving.clear()
             self._say(f"the server answers again after {time.monotonic() - began:.1f} s")
             return
         raise LaunchError(f"{why}\nit died {self._watch.most_restarts} times in a row; not started again")
@@ -151,12 +160,14 @@ class Supervisor:
     def _reload(self, model: str, stop: threading.Event) -> None:
         self._say(f"a process of {model!r} has died; opening the model again")
         began = time.monotonic()
+        before = process_ids(self._server.pid, model)
         try:
             self._server.reload(model)
         except LaunchError as error:
             self._restart(str(error), stop)
             return
-        if self._expected()[model] > model_processes(self._server.pid)[model]:
+        self._leaving |= dict.fromkeys(before, time.monotonic() + self._watch.leave_s)
+        if self._expected()[model] > self._present()[model]:
             self._restart(f"{model!r} was opened anew and still lacks a process", stop)
             return
         self._say(f"{model!r} is whole again after {time.monotonic() - began:.1f} s")
@@ -191,6 +202,22 @@ class Supervisor:
         if what != self._complaint:
             self._say(what)
         self._complaint = what
+
+    def _present(self) -> Counter[str]:
+        """Return how many processes each model has, without those of a model that has been opened anew since."""
+        return model_processes(self._server.pid, but=self._leaving)
+
+    def _end_leaving(self) -> None:
+        """End what should have left.
+
+        Server 2.51 waits for ever for what the process that died had begun, and so never ends its siblings.
+        """
+        for pid in [pid for pid, until in self._leaving.items() if time.monotonic() > until]:
+            del self._leaving[pid]
+            if pid in children_of(self._server.pid):
+                logger.warning("process %d of a model that was opened anew is ended", pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _expected(self) -> Counter[str]:
         """Return how many processes each model should have."""
