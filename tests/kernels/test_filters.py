@@ -70,6 +70,13 @@ def test_checked_lists_are_taken_in_any_order() -> None:
         assert as_row_filter(some, None, ids=IDS, batch=len(taken)).rows is some.rows
 
 
+@pytest.mark.parametrize("taken", [[-1], [0, 3]])
+def test_lists_that_are_not_there_are_refused(taken: list[int]) -> None:
+    lists = ExcludedRows(np.array([1, 3, 0, 2]), np.array([0, 2, 2, 4]), 4)
+    with pytest.raises(ValueError, match=r"got lists .* to .*, expected 0 to 2"):
+        lists.take(taken)
+
+
 @pytest.mark.parametrize(
     ("rows", "offsets", "message"),
     [

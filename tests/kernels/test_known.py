@@ -112,9 +112,10 @@ def test_a_zero_vector_is_refused_under_cosine_as_by_the_index() -> None:
 
 
 @pytest.mark.parametrize(("lists", "rows"), [([-1], [0]), ([0], [-1]), ([N_QUERIES], [0]), ([0], [N_QUERIES])])
-def test_numbers_out_of_range_are_refused(lists: list[int], rows: list[int]) -> None:
-    index, vectors, excluded = made(500)
-    with pytest.raises(ValueError, match=r"got lists .* and rows .*, expected 0 to 79 and 0 to 79"):
+@pytest.mark.parametrize("codes", ["int8", "none"], ids=["compiled", "the long way"])
+def test_numbers_out_of_range_are_refused(lists: list[int], rows: list[int], codes: str) -> None:
+    index, vectors, excluded = made(500, codes="int8" if codes == "int8" else "none")
+    with pytest.raises(ValueError, match=r"got (lists|rows) .*, expected 0 to 79"):
         KnownQueries(index, vectors, excluded).search(np.array(lists), np.array(rows), 10)
 
 

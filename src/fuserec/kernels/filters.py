@@ -63,7 +63,13 @@ class ExcludedRows:
         return len(self.offsets) - 1
 
     def take(self, lists: Sequence[int]) -> ExcludedRows:
-        """Return some of the lists, 0 to B - 1, in this order: those of the queries of one search."""
+        """Return some of the lists, 0 to B - 1, in this order: those of the queries of one search.
+
+        Raises:
+            ValueError: There is no such list; counted from the end, another one would be taken in its place.
+        """
+        if len(lists) and not 0 <= min(lists) <= max(lists) < len(self):
+            raise ValueError(f"got lists {min(lists)} to {max(lists)}, expected 0 to {len(self) - 1}")
         taken = [self.rows[self.offsets[one] : self.offsets[one + 1]] for one in lists]
         made = ExcludedRows.__new__(ExcludedRows)  # its lists were checked already
         made.n_rows = self.n_rows

@@ -80,6 +80,8 @@ class KnownQueries:
             answers = self._compiled.search(lists, rows, *more, k)
             if answers is not None:
                 return TopK(answers.rows, answers.scores, answers.certified, answers.rescored)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self._vectors):
+            raise ValueError(f"got rows {rows.min()} to {rows.max()}, expected 0 to {len(self._vectors) - 1}")
         return self._index.search(self._vectors[rows], k, exclude=self.excluded(lists, also))
 
     def excluded(self, lists: IntArray, also: Sequence[IntArray] | None = None) -> ExcludedRows:

@@ -10,7 +10,7 @@ from fuserec.kernels.filters import ExcludedRows
 from fuserec.kernels.packed import PackedCodes
 from fuserec.kernels.search._numba import as_table
 from fuserec.kernels.search._numba_jit import compiled_once
-from fuserec.kernels.search._numba_known import OUT_OF_RANGE, PROVEN, Asked, Known, search_known
+from fuserec.kernels.search._numba_known import PROVEN, Asked, Known, search_known
 from fuserec.kernels.search._numba_rescore import Answers
 from fuserec.kernels.search._numba_run import Plan
 from fuserec.kernels.search._numba_tile import WIDTHS
@@ -46,7 +46,7 @@ class KnownSearch:
         self._normalize, self._magnitudes = normalize, magnitudes
 
     def search(self, lists: IntArray, rows: IntArray, ids: IntArray, offsets: IntArray, k: int) -> Answers | None:
-        """Return the answers, item ids in place of rows; None where it takes several threads, or another search.
+        """Return the answers, item ids in place of rows; None where it takes several threads, or the long way.
 
         Args:
             lists: (B,) int64: the list that each query excludes; B is above 0.
@@ -54,9 +54,6 @@ class KnownSearch:
             ids: (E,) int64 item ids that are excluded too, query after query.
             offsets: (B + 1,) int64: those of query `b` are `ids[offsets[b]:offsets[b + 1]]`.
             k: At least 1.
-
-        Raises:
-            ValueError: A number is out of range.
         """
         batch, threads, (n_rows, dim) = len(rows), numba.get_num_threads(), self._table.items.shape
         config = choose_cpu_config(batch, n_rows, dim, k, threads, has_codes=True, widths=WIDTHS)
@@ -66,11 +63,6 @@ class KnownSearch:
         most = -(-batch // config.query_parts)
         asked = Asked(read_only(lists), read_only(rows), read_only(ids), read_only(offsets))
         status, answers = search_known(self._known, self._table, plan, asked, most, *self._magnitudes)
-        if status == OUT_OF_RANGE:
-            raise ValueError(
-                f"got lists {lists.min()} to {lists.max()} and rows {rows.min()} to {rows.max()}, expected 0 to "
-                f"{len(self._known.offsets) - 2} and 0 to {len(self._known.vectors) - 1}"
-            )
         return answers if status == PROVEN else None
 
     def warm_up(self) -> None:

@@ -22,8 +22,7 @@ from fuserec.kernels.search._numba_score import Bags, Out
 
 # What became of a search.
 PROVEN: Final = 0
-UNPROVEN: Final = 1  # a query was not proven, or has no sound score: it is to be searched by the long way
-OUT_OF_RANGE: Final = 2
+UNPROVEN: Final = 1  # a query was not proven, has no sound score or no such number: the long way finds it out
 
 
 class Known(NamedTuple):
@@ -75,7 +74,7 @@ def search_known(
     )  # fmt: skip
     for b in range(batch):
         if not (0 <= lists[b] < len(known.offsets) - 1 and 0 <= rows[b] < len(known.vectors)):
-            return OUT_OF_RANGE, answers
+            return UNPROVEN, answers
     bags = Bags(known.vectors, rows, np.arange(batch + 1), np.empty(0, np.float32))
     out = _excluded(known, asked)
     none = Heaps(np.empty((1, 1, 0), np.int64), np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64))
