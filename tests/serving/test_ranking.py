@@ -86,7 +86,8 @@ def test_with_a_retriever_the_order_is_the_blend(
     assert manifest.rerank.ndcg["validation_after"] >= manifest.rerank.ndcg["validation_before"]
     bundle = tmp_path / "repository" / "recommend" / "1"
     pipeline = Pipeline.open(bundle)
-    plain = Pipeline(pipeline._engine, pipeline._index, pipeline._popularity, pipeline._users, pipeline._max_history)
+    plain = Pipeline.open(bundle)
+    plain._reranker = None
     user, history = pl.read_parquet(bundle / "users.parquet").row(3)
     [found] = plain.recommend([Query(user, NO_IDS, NO_IDS, 60)])
     for weight in (0.0, 0.4, 1.0):
