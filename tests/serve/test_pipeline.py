@@ -194,9 +194,11 @@ def test_those_whose_vectors_are_kept_get_the_same_answers(bundle: Path, histori
     pipeline = Pipeline.open(bundle)
     plain = [Query(user_id, NO_IDS, NO_IDS, 5 + user_id % 7) for user_id in list(histories)[:20]]
     other = Query(UNKNOWN, NO_IDS, ids(7), 3)
-    assert pipeline._recall.kept(plain) is None
+    users = pipeline._users.numbers(plain)
+    assert pipeline._recall.kept(users) is None
     first = pipeline.recommend(plain)
-    assert pipeline._recall.kept(plain) is not None and pipeline._recall.kept([*plain, other]) is None
+    assert pipeline._recall.kept(users) is not None
+    assert pipeline._recall.kept(pipeline._users.numbers([*plain, other])) is None
     for again in (pipeline.recommend(plain), pipeline.recommend([*plain, other])[:-1]):
         for one, two in zip(first, again, strict=True):
             np.testing.assert_array_equal(one.item_ids, two.item_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -119,6 +120,13 @@ def frozen(array: Array) -> Array:
 def counted(n: int) -> IntArray:
     """Return 0, 1, ..., n - 1, read-only: numbers of queries, or offsets of lists of one."""
     return frozen(np.arange(n, dtype=np.int64))
+
+
+def end_to_end(lists: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
+    """Return B vectors end to end, and their offsets (B + 1,) int64; a single one is not copied."""
+    offsets = np.zeros(len(lists) + 1, np.int64)
+    np.cumsum([len(one) for one in lists], out=offsets[1:])
+    return lists[0] if len(lists) == 1 else np.concatenate([counted(0), *lists]), offsets
 
 
 def read_only(array: Array) -> Array:

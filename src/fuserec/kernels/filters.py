@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fuserec.kernels._arrays import BoolArray, IntArray, as_array, as_int_vector, as_offsets, counted, frozen
+from fuserec.kernels._arrays import (
+    BoolArray,
+    IntArray,
+    as_array,
+    as_int_vector,
+    as_offsets,
+    counted,
+    end_to_end,
+    frozen,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +80,13 @@ class ExcludedRows:
         if len(lists) and not 0 <= min(lists) <= max(lists) < len(self):
             raise ValueError(f"got lists {min(lists)} to {max(lists)}, expected 0 to {len(self) - 1}")
         taken = [self.rows[self.offsets[one] : self.offsets[one + 1]] for one in lists]
-        made = ExcludedRows.__new__(ExcludedRows)  # its lists were checked already
-        made.n_rows = self.n_rows
-        if len(taken) == 1:
-            made.rows, made.offsets = taken[0], frozen(np.array([0, len(taken[0])]))
-            return made
-        offsets = np.zeros(len(taken) + 1, np.int64)
-        np.cumsum([len(one) for one in taken], out=offsets[1:])
-        made.rows, made.offsets = frozen(np.concatenate([np.empty(0, np.int64), *taken])), frozen(offsets)
+        return ExcludedRows._of_checked(*end_to_end(taken), self.n_rows)
+
+    @classmethod
+    def _of_checked(cls, rows: IntArray, offsets: IntArray, n_rows: int) -> ExcludedRows:
+        """Return lists that are known to be what they should be, and nobody else's to change."""
+        made = cls.__new__(cls)
+        made.rows, made.offsets, made.n_rows = frozen(rows), frozen(offsets), n_rows
         return made
 
 
@@ -123,7 +131,8 @@ def excluded_rows(excluded: IntArray, offsets: IntArray, ids: IntArray) -> Exclu
     # One sort orders all queries at once and drops the repeats.
     pairs = np.unique(query[known] * len(ids) + rows[known])
     counts = np.bincount(pairs // len(ids), minlength=batch)
-    return ExcludedRows(pairs % len(ids), np.concatenate(([0], np.cumsum(counts))).astype(np.int64), len(ids))
+    ends = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    return ExcludedRows._of_checked(pairs % len(ids), ends, len(ids))
 
 
 def rows_of(item_ids: IntArray, ids: IntArray) -> tuple[IntArray, BoolArray]:
@@ -146,9 +155,7 @@ def _as_csr(exclude: object, batch: int) -> tuple[IntArray, IntArray]:
         raise ValueError(f"exclude: got {came}, expected a set, (ids, offsets), or a list of {batch} id vectors")
     if len(exclude) != batch:
         raise ValueError(f"exclude: got {len(exclude)} id vectors, expected one for each of {batch} queries")
-    vectors = [as_int_vector(vector, f"exclude[{at}]") for at, vector in enumerate(exclude)]
-    offsets = np.concatenate(([0], np.cumsum([len(vector) for vector in vectors]))).astype(np.int64)
-    return np.concatenate([np.empty(0, np.int64), *vectors]), offsets
+    return end_to_end([as_int_vector(vector, f"exclude[{at}]") for at, vector in enumerate(exclude)])
 
 
 def _as_mask(allow: object, rows: int, batch: int) -> BoolArray:

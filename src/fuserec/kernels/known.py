@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fuserec.kernels._arrays import FloatArray, IntArray, counted, frozen
+from fuserec.kernels._arrays import FloatArray, IntArray, counted, end_to_end, frozen
 from fuserec.kernels.filters import ExcludedRows
 from fuserec.kernels.index import ItemIndex, TopK
 from fuserec.kernels.search import op
@@ -104,9 +104,7 @@ def _joined(lists: Sequence[IntArray], batch: int) -> tuple[IntArray, IntArray]:
     """Return vectors of ids end to end, and their offsets."""
     if len(lists) != batch:
         raise ValueError(f"also: got {len(lists)} id vectors, expected one for each of {batch} queries")
-    offsets = np.zeros(batch + 1, np.int64)
-    np.cumsum([len(one) for one in lists], out=offsets[1:])
-    return lists[0] if batch == 1 else np.concatenate([counted(0), *lists]), offsets
+    return end_to_end(lists)
 
 
 @functools.lru_cache(maxsize=256)

@@ -158,7 +158,7 @@ class Pipeline:
             return Encoded(np.empty((0, self.dim), np.float32), np.empty(0, np.bool_), np.empty(0, np.int32))
         parts = []
         for some in _batches(queries):
-            batch = self._recall.encode(some)
+            batch = self._recall.encode(some, self._users.numbers(some))
             parts.append((self._recall.vectors(batch), batch.fallback, batch.known.ignored))
             self._recall.keep(batch)
         return Encoded(*map(np.concatenate, zip(*parts, strict=True)))
@@ -198,11 +198,12 @@ class Pipeline:
     def _recommend(self, queries: Sequence[Query]) -> list[Answer]:
         with self.watcher.timed(ENCODE):
             is_plain = self._reranker is None and all(query.is_plain for query in queries)
-            kept = self._recall.kept(queries) if is_plain else None
-            batch = self._recall.encode(queries) if kept is None else None
-        if kept is not None:
-            return self._answer_kept(queries, *kept)
-        assert batch is not None
+            users = self._users.numbers(queries)
+            places = self._recall.kept(users) if is_plain else None
+            if places is None:
+                batch = self._recall.encode(queries, users)
+        if places is not None:
+            return self._answer_kept(queries, users, places)
         answers: dict[int, Answer] = {}
         for rows in _searched_together(queries):
             answers |= zip(rows, self._answer(batch, rows), strict=True)

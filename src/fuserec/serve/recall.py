@@ -67,23 +67,22 @@ class Recall:
         self._index.warm_up()
         self._known.warm_up()
 
-    def kept(self, queries: Sequence[Query]) -> tuple[Ids, Ids] | None:
-        """Return users and the places of their vectors, (B,) each, where all of these are kept."""
-        users = self._users.numbers(queries)
+    def kept(self, users: Ids) -> Ids | None:
+        """Return the places of the vectors of (B,) users, (B,) int64, where all of them are kept."""
         places, is_kept = self._vectors.find(users)
-        return (users, places) if is_kept.all() else None
+        return places if is_kept.all() else None
 
     def search_kept(self, users: Ids, places: Ids, k: int) -> TopK:
         """Return the k best items of users whose vectors are kept, none of which they have seen."""
         return self._known.search(users, places, k)
 
-    def encode(self, queries: Sequence[Query]) -> Batch:
-        """Encode the users of B queries. The vectors stay where they are until the next batch.
+    def encode(self, queries: Sequence[Query], numbers: Ids) -> Batch:
+        """Encode the users of B queries, whose numbers are given. The vectors stay where they are until the next batch.
 
         Raises:
             ValueError: A query has a text and the bundle reads none.
         """
-        known = self._users.look_up(queries, self._users.numbers(queries))
+        known = self._users.look_up(queries, numbers)
         users = known.as_stored
         places, is_kept = self._vectors.find(users)
         texts = [row for row, query in enumerate(queries) if query.text]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-from fuserec.kernels._arrays import FloatArray, IntArray
+from fuserec.kernels._arrays import FloatArray, IntArray, end_to_end
 from fuserec.kernels.filters import RowFilter
 from fuserec.kernels.packed import PackedCodes
 from fuserec.kernels.query import Pool
@@ -95,8 +95,8 @@ def _scan_some(
 def _of(out: RowFilter, queries: IntArray) -> RowFilter:
     """Return the filter of some of the queries."""
     lists = [out.rows[out.offsets[b] : out.offsets[b + 1]] for b in queries]
-    offsets = np.concatenate(([0], np.cumsum([len(rows) for rows in lists])))
-    return RowFilter(offsets, np.concatenate(lists), out.allow[queries] if len(out.allow) > 1 else out.allow)
+    rows, offsets = end_to_end(lists)
+    return RowFilter(offsets, rows, out.allow[queries] if len(out.allow) > 1 else out.allow)
 
 
 def _found(best: torch.Tensor, magnitudes: torch.Tensor, certified: torch.Tensor, rescored: torch.Tensor) -> Found:
