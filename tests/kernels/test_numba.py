@@ -80,3 +80,44 @@ ItemIndex.build(rows).search(rows[:1], 5, backend="cpu")
 assert _numba_run.work.stats.cache_hits and not _numba_run.work.stats.cache_misses
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_after_warming_up_nothing_is_compiled_or_loaded() -> None:
+    """A request would wait for it, with a cold cache for seconds."""
+    code = """
+import sys
+import numpy as np
+from fuserec.kernels import ItemIndex, KnownQueries
+
+def compiled():
+    modules = [vars(module) for name, module in sys.modules.items() if name.startswith("fuserec.kernels.search")]
+    functions = [function for values in modules for function in values.values() if hasattr(function, "signatures")]
+    return {str(function): len(function.signatures) for function in functions}
+
+rng = np.random.default_rng(0)
+queries = rng.standard_normal((64, 32)).astype(np.float32)
+small, large, alike = (ItemIndex.build(rows.astype(np.float32)) for rows in (
+    rng.standard_normal((300, 32)), rng.standard_normal((100_000, 32)), np.ones((40_000, 32))
+))
+known = [KnownQueries(index, queries, index.excluded_rows(np.arange(9), np.array([0, 9]))) for index in (small, large)]
+small.warm_up()
+known[0].warm_up()
+before = compiled()
+assert before and max(before.values()) > 0, before
+for index in (small, large):
+    for batch in (1, 2, 64):
+        for k in (1, 10, 200):
+            index.search(queries[:batch], k)
+    index.search(queries[:2], 10, exclude=[np.array([3])] * 2, allow=index.mask([[1, 2, 3]] * 2))
+assert not alike.search(queries[:1], 10).certified.any(), "ties need the second search"
+for each in known:
+    for batch in (1, 64):
+        lists, rows = np.zeros(batch, np.int64), np.arange(batch)
+        each.search(lists, rows, 10)
+        each.search(lists, rows, 200, [np.arange(3)] * batch)
+after = compiled()
+new = {name: (before.get(name, 0), count) for name, count in after.items() if count != before.get(name, 0)}
+assert not new, new
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -164,20 +164,17 @@ class ItemIndex:
         return TopK(ids, found.scores, found.certified, found.rescored)
 
     def warm_up(self) -> None:
-        """Search once, so that the next caller waits neither for compilation nor for what was compiled to be loaded.
+        """Search once, and on the CPU in every way there is, so that no caller waits until something is compiled.
 
         Of several processes that do so at once on a machine where nothing is compiled, one compiles.
         """
+        if op.resolve("auto") == "cpu":
+            from fuserec.kernels.search import _numba
+
+            _numba.warm_up(has_codes=self.codes is not None)
         query = np.zeros((1, self.dim), np.float32)
         query[0, 0] = 1.0
-        if op.resolve("auto") != "cpu":
-            self.search(query, 1)
-            return
-        from fuserec.kernels.search._numba_jit import compiled_once
-        from fuserec.kernels.search._numba_run import work
-
-        with compiled_once(work):
-            self.search(query, 1)
+        self.search(query, 1)
 
     def excluded_rows(self, excluded: IntArray, offsets: IntArray) -> ExcludedRows:
         """Return what `search` takes as `exclude`, of lists of item ids end to end.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 import numba
 import numpy as np
 
-from fuserec.kernels._arrays import FloatArray, IntArray, frozen, read_only
-from fuserec.kernels.filters import RowFilter
-from fuserec.kernels.packed import PackedCodes
-from fuserec.kernels.query import Pool
+from fuserec.kernels._arrays import FloatArray, IntArray, counted, frozen, read_only
+from fuserec.kernels.filters import RowFilter, as_row_filter
+from fuserec.kernels.packed import PackedCodes, pack
+from fuserec.kernels.quantize import quantize_rows
+from fuserec.kernels.query import Pool, as_pool
 from fuserec.kernels.search import _numba_rows, keys
 from fuserec.kernels.search._numba_candidates import allocate_candidates
 from fuserec.kernels.search._numba_codes import Heaps, Table
+from fuserec.kernels.search._numba_jit import compiled_once
 from fuserec.kernels.search._numba_queries import allocate_asked
 from fuserec.kernels.search._numba_rescore import Answers
 from fuserec.kernels.search._numba_run import (
@@ -59,6 +62,35 @@ def search(
     rows, dim = items.shape
     threads = numba.get_num_threads()
     config = choose_cpu_config(pool.batch, rows, dim, k, threads, has_codes=codes is not None, widths=WIDTHS)
+    return _search_by(config, items, codes, pool, out, k, normalize=normalize, resident=resident)
+
+
+def warm_up(*, has_codes: bool) -> None:
+    """Search four rows in every way there is, so that no search waits until something is compiled, or loaded.
+
+    Of several processes that do so at once on a machine where nothing is compiled, one compiles.
+    """
+    items = np.eye(4, dtype=np.float32)
+    pool, out = as_pool(items[:1], 4), as_row_filter(None, None, ids=counted(4), batch=1)
+    way = choose_cpu_config(1, 4, 4, 1, 1, has_codes=True, widths=WIDTHS)
+    ways = [way, dataclasses.replace(way, row_parts=2)] if has_codes else []
+    codes = pack(quantize_rows(items), items)
+    with compiled_once(_numba_rows.scan_part):  # the last of what is compiled here
+        for each in [*ways, dataclasses.replace(way, scan="rows")]:
+            _search_by(each, items, codes, pool, out, 1, normalize=False, resident={})
+
+
+def _search_by(
+    config: CpuConfig,
+    items: FloatArray,
+    codes: PackedCodes | None,
+    pool: Pool,
+    out: RowFilter,
+    k: int,
+    *,
+    normalize: bool,
+    resident: dict[str, Any],
+) -> Found:
     bags = Bags(read_only(pool.table), read_only(pool.ids), read_only(pool.offsets), read_only(pool.weights))
     filters = Out(read_only(out.offsets), read_only(out.rows), read_only(out.allow))
     if config.scan == "rows" or codes is None:
