@@ -52,6 +52,9 @@ class ServerBinary:
     def environment(self) -> dict[str, str]:
         """Return the environment for the server process."""
         environment = dict(os.environ)
+        # In each process of a model the threads of OpenBLAS would spin while numpy is imported, and at times later:
+        # a third of what a start costs. The search has threads of its own.
+        environment.setdefault("OPENBLAS_NUM_THREADS", "1")
         # The stub runs the first python3 on PATH: it must be the one that has fuserec.
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
         if self.wheel is not None:

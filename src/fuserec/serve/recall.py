@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -58,9 +59,14 @@ class Recall:
         stored = users.stored
         self._nobody = len(stored)
         self._vectors = UserVectors(len(stored), index.dim, MAX_BATCH)
+
+    @cached_property
+    def _known(self) -> KnownQueries:
+        """What is known of users, made when it is first needed: who only encodes does not load the search."""
+        stored = self._users.stored
         # Found out once: where the stored histories are in the index. The last list is nobody's, and empty.
-        seen = index.excluded_rows(stored.items, np.append(stored.offsets, stored.offsets[-1]))
-        self._known = KnownQueries(index, self._vectors.table, seen)
+        seen = self._index.excluded_rows(stored.items, np.append(stored.offsets, stored.offsets[-1]))
+        return KnownQueries(self._index, self._vectors.table, seen)
 
     def warm_up(self) -> None:
         """Let the search be compiled."""

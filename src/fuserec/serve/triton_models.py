@@ -47,6 +47,7 @@ class _Model(abc.ABC):
     """Opens the bundle and answers a list of requests; a model says how one request is read and a batch is run."""
 
     stages: Sequence[str] = ()
+    searches = True  # else it starts without what compiles the search
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open and warm the pipeline; an exception here makes the model, and so the server, fail to start."""
@@ -54,7 +55,8 @@ class _Model(abc.ABC):
         self.observing = Observing.of_environment()
         log_to(sys.stderr, self.observing.log_format, model=model, version=version)
         logging.getLogger("fuserec").setLevel(logging.INFO)
-        _share_cores(args["model_config"])
+        if self.searches:
+            _share_cores(args["model_config"])
         # The front door's version folder is the bundle; the single stages read the one of the same version.
         # The server has links to version folders, see `fuserec.serve.view`; the vendor's, set up by hand, the folders.
         repository = (Path(args["model_repository"]) / str(version)).resolve().parents[1]
@@ -171,6 +173,13 @@ class RecommendModel(_Model):
 class EncodeModel(_Model):
     """`encode`: user_id, history, history_only -> user_vector, fallback, ignored."""
 
+    searches = False
+
+    def open(self, bundle: Path) -> None:
+        """Open the pipeline, and warm the stage of it that is used."""
+        self.pipeline = Pipeline.open(bundle)
+        self.pipeline.encode([Query(contract.NO_ID, NO_IDS, NO_IDS, 1)])
+
     def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
         users = required(inputs, contract.USER_ID)[:, 0]
@@ -233,6 +242,8 @@ class SearchModel(_Model):
 
 class RankModel(_Model):
     """`rank`: user_id, history, candidates, history_only -> item_ids, scores, ratings, ignored."""
+
+    searches = False
 
     def open(self, bundle: Path) -> None:
         """Open the ranker, which needs neither the user tower nor the index."""
