@@ -2,7 +2,8 @@
 
 Every tensor has a leading batch axis. Ids are the caller's own int64 ids; `NO_ID` stands for "none": it pads
 histories and exclusion lists of unequal length, marks the absence of a user, and fills the tail of an answer
-with fewer than `k` items left.
+with fewer than `k` items left. `NO_SCORE` stands where there is no number: beside those ids, and for ratings that a
+ranker does not know. Every number of an answer is finite, for answers travel as JSON, too, which knows no other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 NO_ID: Final = -1
+NO_SCORE: Final = -3.4028234663852886e38  # the lowest finite float32: whoever sorts by score finds it last
 
 # Models in the repository.
 RECOMMEND: Final = "recommend"
@@ -41,12 +43,12 @@ ITEM_ID: Final = "item_id"  # INT64 (B, 1): the recommendation to explain
 
 # Outputs.
 ITEM_IDS: Final = "item_ids"  # INT64 (B, max k): best first, then NO_ID
-SCORES: Final = "scores"  # FP32 (B, max k): then -inf
+SCORES: Final = "scores"  # FP32 (B, max k): then NO_SCORE
 FALLBACK: Final = "fallback"  # BOOL (B, 1): nothing was known of the user, these are the most popular items
 IGNORED: Final = "ignored"  # INT32 (B, 1): ids, and categories of the rules, that the catalogue does not hold
 VERSION: Final = "version"  # INT64 (B, 1): the bundle that answered; not the model's own in an A/B split
 USER_VECTOR: Final = "user_vector"  # FP32 (B, D)
-RATINGS: Final = "ratings"  # FP32 (B, C): predicted ratings; NaN from a ranker that knows none, and in the tail
+RATINGS: Final = "ratings"  # FP32 (B, C): predicted ratings; NO_SCORE from a ranker that knows none, and in the tail
 SCORE: Final = "score"  # FP32 (B, 1): what the item scores for the user
 BASELINE: Final = "baseline"  # FP32 (B, 1): what it scores for somebody without a history
 CONTRIBUTIONS: Final = "contributions"  # FP32 (B, L): what the score loses without the item of the history; tail 0

@@ -5,6 +5,7 @@ import pytest
 
 from fuserec.client import InvalidRequest, Query, Recommendations, Rules, ServerFault
 from fuserec.client._wire import Answer, check, pack, pack_explain, pack_rank, unpack, unpack_explain, unpack_rank
+from fuserec.contract import NO_SCORE
 from fuserec.errors import UsageError
 
 
@@ -74,7 +75,7 @@ def test_invalid_request_is_a_value_error_and_a_usage_error() -> None:
 def test_answer_iterates_without_its_tail() -> None:
     outputs = answer_of(
         item_ids=np.array([[5, 9, -1]]),
-        scores=np.array([[0.5, 0.25, -np.inf]], np.float32),
+        scores=np.array([[0.5, 0.25, NO_SCORE]], np.float32),
         fallback=np.array([[False]]),
         ignored=np.array([[2]], np.int32),
     )
@@ -116,12 +117,14 @@ def test_rank_and_explain_are_checked_and_read() -> None:
     ranked = unpack_rank(
         answer_of(
             item_ids=np.array([[3, 1, -1]]),
-            scores=np.array([[0.9, 0.1, -np.inf]], np.float32),
-            ratings=np.array([[4.0, np.nan, np.nan]], np.float32),
+            scores=np.array([[0.9, 0.1, NO_SCORE]], np.float32),
+            ratings=np.array([[4.0, NO_SCORE, NO_SCORE]], np.float32),
             ignored=np.array([[1]], np.int32),
         )
     )
     assert [item for item, _ in ranked] == [3, 1] and len(ranked) == 2 and ranked.ignored == 1
+    np.testing.assert_array_equal(ranked.ratings, np.array([4.0, np.nan], np.float32))
+    assert ranked.ratings.dtype == np.float32
     explanation = unpack_explain(
         answer_of(
             item_ids=np.array([[5, 6]]),
@@ -170,7 +173,7 @@ def test_what_is_new_is_checked(query: Query, message: str) -> None:
 def test_each_row_gets_its_own_length_and_version() -> None:
     outputs = answer_of(
         item_ids=np.array([[5, 9, 4], [6, -1, -1]]),
-        scores=np.array([[0.5, 0.25, 0.1], [0.7, -np.inf, -np.inf]], np.float32),
+        scores=np.array([[0.5, 0.25, 0.1], [0.7, NO_SCORE, NO_SCORE]], np.float32),
         fallback=np.array([[False], [True]]),
         ignored=np.array([[2], [0]], np.int32),
         version=np.array([[1], [2]]),
@@ -179,6 +182,23 @@ def test_each_row_gets_its_own_length_and_version() -> None:
     assert (list(first.item_ids), first.model_version, first.version, first.source) == ([5, 9, 4], "1", 1, "server")
     assert (list(second.item_ids), second.model_version, second.fallback) == ([6], "2", True)
     assert second.scores.tolist() == pytest.approx([0.7])
+
+
+@pytest.mark.parametrize("sent", [NO_SCORE, -np.inf], ids=["finite", "as before 0.1"])
+def test_what_is_none_scores_minus_infinity(sent: float) -> None:
+    """Rows of unequal k: one that is whole, one with less left than asked for, one with nothing left."""
+    rows = np.array([[5, 9, 4], [6, -1, -1], [-1, -1, -1]])
+    scores = np.array([[0.5, 0.25, 0.125], [0.75, sent, sent], [sent, sent, sent]], np.float32)
+    scores.flags.writeable = False  # as what came over the wire is
+    nothing = np.zeros((3, 1), np.int32)
+    outputs = answer_of(item_ids=rows, scores=scores, fallback=nothing, ignored=nothing)
+    answers = unpack(outputs, [check(Query(k=k)) for k in (3, 2, 1)])
+    assert [answer.scores.tolist() for answer in answers] == [[0.5, 0.25, 0.125], [0.75, -np.inf], [-np.inf]]
+    assert all(answer.scores.dtype == np.float32 for answer in answers)
+
+
+def test_no_score_is_the_lowest_finite_number() -> None:
+    assert float(np.finfo(np.float32).min) == NO_SCORE
 
 
 def test_answer_of_another_service_is_a_fault() -> None:

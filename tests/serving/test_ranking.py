@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fuserec.client import ModelNotFound, Recommender
+from fuserec.contract import NO_SCORE
 from fuserec.errors import ExportError
 from fuserec.export import ExportConfig, export_checkpoint
 from fuserec.export.sources import load_sources
@@ -21,6 +22,7 @@ from fuserec.serve.launcher import Address, Server
 from fuserec.serve.pipeline import Pipeline
 from fuserec.serve.query import Query
 from fuserec.serve.users import NO_IDS
+from tests.serving.promises.raw import document, json_outputs, post
 
 Write = Callable[[str, Path], None]
 TraceOnce = Callable[[], AbstractContextManager[None]]
@@ -58,16 +60,22 @@ def test_a_ranker_alone_is_served(ranker: Path, trace_once: TraceOnce, tmp_path:
     candidates = checkpoint.items["item_id"].sample(40, seed=1).to_list()
     address = Address.free()
     with (
-        Server(tmp_path / "repository", address=address),
+        Server(tmp_path / "repository", address=address) as server,
         Recommender(f"grpc://127.0.0.1:{address.grpc_port}", timeout_ms=20_000) as recommender,
     ):
         answer = recommender.rank(user_id=user, candidates=[*candidates, 1])
         given = recommender.rank(user_id=user, history=history[:4], history_only=True, candidates=candidates)
         with pytest.raises(ModelNotFound):
             recommender.recommend(user_id=user)
+        fields = [
+            {"name": name, "datatype": "INT64", "shape": [1, len(ids)], "data": ids}
+            for name, ids in (("user_id", [user]), ("candidates", candidates))
+        ]
+        on_the_wire = json_outputs(post(server, document(*fields), "/v2/models/rank/infer"))
     logits = scored(ranker, user, history, candidates)[:, 0]
     assert answer.ignored == 1, "item 1 is not in the catalogue"
     assert np.isnan(answer.ratings).all(), "ratings were not trained"
+    assert (on_the_wire["ratings"] == NO_SCORE).all() and np.isfinite(on_the_wire["scores"]).all()
     np.testing.assert_allclose(answer.scores, np.sort(1 / (1 + np.exp(-logits)))[::-1], atol=1e-5)
     by_id = dict(zip(candidates, (1 / (1 + np.exp(-logits))).tolist(), strict=True))
     np.testing.assert_allclose([by_id[int(item)] for item in answer.item_ids], answer.scores, atol=1e-5)

@@ -247,7 +247,7 @@ def unpack(answer: Answer, rows: Sequence[Row]) -> list[Recommendations]:
     return [
         Recommendations(
             item_ids=ids[place, : row.k],
-            scores=scores[place, : row.k],
+            scores=_scores(ids[place, : row.k], scores[place, : row.k]),
             model_version=answer.version if versions is None else str(versions[place, 0]),
             fallback=bool(fallback[place, 0]),
             ignored=int(ignored[place, 0]),
@@ -260,10 +260,11 @@ def unpack_rank(answer: Answer) -> Ranked:
     """Turn the answer of `rank` for one user into what users see."""
     ids = answer[contract.ITEM_IDS][0]
     count = int(np.count_nonzero(ids != contract.NO_ID))
+    ratings = answer[contract.RATINGS][0][:count]
     return Ranked(
         item_ids=ids[:count],
         scores=answer[contract.SCORES][0][:count],
-        ratings=answer[contract.RATINGS][0][:count],
+        ratings=np.where(ratings == contract.NO_SCORE, np.float32(np.nan), ratings),
         model_version=answer.version,
         ignored=int(answer[contract.IGNORED][0, 0]),
     )
@@ -280,6 +281,12 @@ def unpack_explain(answer: Answer) -> Explanation:
         baseline=float(answer[contract.BASELINE][0, 0]),
         model_version=answer.version,
     )
+
+
+def _scores(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a row of scores as users see them: minus infinity, for what came as `NO_SCORE`, beside ids that are none."""
+    is_whole = not ids.size or ids[-1] != contract.NO_ID  # as most are
+    return scores if is_whole else np.where(ids == contract.NO_ID, np.float32(-np.inf), scores)
 
 
 def _asker(user_id: int | None, history: Sequence[int], history_only: bool) -> Tensors:

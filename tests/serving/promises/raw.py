@@ -6,7 +6,7 @@ import json
 import re
 import struct
 import urllib.request
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from tritonclient.grpc import service_pb2
@@ -18,6 +18,7 @@ INFER_PATH = "/v2/models/recommend/infer"
 USER = 5
 K = 3
 REFUSED = ("INVALID_ARGUMENT", "400")
+NUMPY_TYPES = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
 # name, datatype, shape, bytes
 Tensor = tuple[str, str, list[int], bytes]
 USER_TENSOR: Tensor = ("user_id", "INT64", [1, 1], struct.pack("<q", USER))
@@ -63,10 +64,25 @@ def outputs(reply: Reply) -> dict[str, np.ndarray]:
     """Return the outputs of a gRPC answer."""
     assert reply.status == "OK", reply
     response = service_pb2.ModelInferResponse.FromString(reply.body)
-    types = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}
     return {
-        output.name: np.frombuffer(raw, types[output.datatype]).reshape(output.shape)
+        output.name: np.frombuffer(raw, NUMPY_TYPES[output.datatype]).reshape(output.shape)
         for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def json_outputs(reply: Reply) -> dict[str, np.ndarray]:
+    """Return the outputs of an HTTP answer, read as strictly as JavaScript, Go and Java do.
+
+    RFC 8259 knows neither Infinity nor NaN, which Python's parser takes for numbers.
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is not JSON: {reply.body[:500]!r}")
+
+    assert reply.status == "200", reply
+    return {
+        output["name"]: np.array(output["data"], NUMPY_TYPES[output["datatype"]]).reshape(output["shape"])
+        for output in json.loads(reply.body, parse_constant=refuse)["outputs"]
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from fuserec.client import ModelNotFound, Recommender
-from fuserec.contract import NO_ID
+from fuserec.contract import NO_ID, NO_SCORE
 from fuserec.serve.launcher import Server
 from tests.serving.promises.raw import (
     K_FIELD,
@@ -21,6 +21,7 @@ from tests.serving.promises.raw import (
     assert_refused,
     document,
     items,
+    json_outputs,
     message,
     outputs,
     post,
@@ -103,13 +104,18 @@ def test_promise_12_numbers_too_large_are_refused(server: Server) -> None:
         assert_refused(send_grpc(server, message(USER_TENSOR, K_TENSOR, ("rules", "BYTES", [1, 1], text(rules)))))
 
 
-def test_promise_12_answers_are_finite_but_for_their_tail(server: Server) -> None:
-    """Where nothing is left the id is none and the score is minus infinity; nothing is ever NaN."""
+def test_promise_12_answers_are_finite(server: Server) -> None:
+    """Where nothing is left the id is none and the score is the lowest number, over HTTP as over gRPC."""
     k: Tensor = ("k", "INT32", [1, 1], np.int32(400).tobytes())
-    answer = outputs(send_grpc(server, message(USER_TENSOR, k)))
-    left = answer["item_ids"][0] == NO_ID
-    assert left.any() and not left.all()
-    assert np.isneginf(answer["scores"][0, left]).all() and np.isfinite(answer["scores"][0, ~left]).all()
+    over_grpc = outputs(send_grpc(server, message(USER_TENSOR, k)))
+    over_http = json_outputs(post(server, document(USER_FIELD, K_FIELD | {"data": [400]})))
+    none = over_grpc["item_ids"][0] == NO_ID
+    assert none.any() and not none.all()
+    for answer in (over_grpc, over_http):
+        np.testing.assert_array_equal(answer["scores"][0] == np.float32(NO_SCORE), none)
+        assert np.isfinite(answer["scores"]).all()
+    for name, array in over_grpc.items():
+        assert over_http[name].tobytes() == array.tobytes(), f"{name} differs between the two"
 
 
 @pytest.mark.parametrize("category", ["Odd\0", "\0", "Ünïcödé ☃", "𝒪𝒹𝒹", "Odd\u202e", "e\u0301", "\ufeffOdd", "'\";--"])
