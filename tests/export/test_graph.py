@@ -1,5 +1,6 @@
 """The exported graph is the trained module, in every precision, at every batch size and length."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,9 +125,16 @@ def test_weights_are_stored_in_the_precision(
 
 
 def test_every_product_with_a_weight_is_quantized(traced: Path, largest: dict[str, float], tmp_path: Path) -> None:
-    # Query, key, value and output of attention, two layers of an MLP in the block, two in the head.
-    assert convert(traced, "int8", "cpu", largest, tmp_path / "int8.onnx") == 8
+    # Two of attention (query with key, value with output), two layers of an MLP in the block, two in the head.
+    assert convert(traced, "int8", "cpu", largest, tmp_path / "int8.onnx") == 6
     assert convert(traced, "fp32", "cpu", largest, tmp_path / "fp32.onnx") == 0
+
+
+def test_a_served_tower_is_few_operators(traced: Path) -> None:
+    """A lone request pays for the number of operators, not for their size; what depends on weights alone is folded."""
+    operators = Counter(node.op_type for node in onnx.load(traced).graph.node)
+    assert operators.total() <= 37, f"{operators.total()} operators: {operators}"
+    assert not operators.keys() & {"Einsum", "Expand", "Range"}, operators
 
 
 @pytest.mark.parametrize("method", CALIBRATIONS)

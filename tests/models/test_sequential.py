@@ -99,6 +99,36 @@ def test_attention_that_looks_both_ways_tells_before_from_after() -> None:
     assert not torch.allclose(attention(x, mask), attention(x.flip(1), mask).flip(1), atol=1e-4)
 
 
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both-ways"])
+@pytest.mark.parametrize("length", [1, 2, 7])
+@pytest.mark.parametrize("n_heads", [1, 2, 4])
+@torch.no_grad()
+def test_the_last_position_alone_is_the_last_of_all(n_heads: int, length: int, causal: bool) -> None:
+    torch.manual_seed(0)
+    attention = SelfAttention(DIM, n_heads, 7, causal=causal)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(3, length, DIM)
+    present = torch.ones(3, length, dtype=torch.bool)
+    present[1, : length // 2] = False
+    alone = attention(x, present, last=True)
+    assert alone.shape == (3, DIM)
+    torch.testing.assert_close(alone, attention(x, attention_mask(present, causal=causal))[:, -1], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n_blocks", [1, 3])
+@torch.no_grad()
+def test_an_encoder_asked_for_the_last_position_returns_the_last_of_all(name: str, n_blocks: int) -> None:
+    tower, x = built(name, n_blocks=n_blocks).user_tower, torch.randn(3, 6, DIM)
+    present = torch.ones(3, 6, dtype=torch.bool)
+    present[1, :4] = False
+    x = x * present[..., None]
+    alone, together = tower.encoder(x, present, last=True), tower.encoder(x, present)
+    assert alone.shape == (3, DIM)
+    torch.testing.assert_close(alone, together[:, -1], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"dim": 0}, "dim is 0"), ({"dim": 9}, "multiple of n_heads"), ({"dropout": 1.0}, "dropout is 1.0")],

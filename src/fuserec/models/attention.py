@@ -7,6 +7,7 @@ is the same on every path.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -61,21 +62,42 @@ class SelfAttention(nn.Module):
 
         Args:
             x: (B, L, dim) float32, L at most `max_length`.
-            mask: (B, 1, L, L) or (B, 1, 1, L) float32 from `attention_mask`.
+            mask: (B, 1, L, L) or (B, 1, 1, L) float32 from `attention_mask`; with `last`, (B, L) bool, False where the
+                position is padding: the last position sees all else, causal or not.
             last: only the last position asks.
 
         Returns:
-            (B, L, dim) float32, (B, 1, dim) of the last position.
+            (B, L, dim) float32, with `last` (B, dim).
         """
-        asking, bias = x, self._bias(x.shape[1])
         if last:
-            asking, bias, mask = x[:, -1:], bias[:, -1:], mask[:, :, -1:]
-        query = self._split(self.query(asking))
-        key, value = self._split(self.key(x)), self._split(self.value(x))
-        logits = query @ key.transpose(-1, -2) * self.scale + bias + mask
+            return self._last(x, mask)
+        query, key, value = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
+        logits = query @ key.transpose(-1, -2) * self.scale + self._bias(x.shape[1]) + mask
         weights = torch.softmax(logits, dim=-1)
         attended: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
         return attended
+
+    def _last(self, x: Tensor, present: Tensor) -> Tensor:
+        """As `forward` with `last`: the same products in another order, so that only the last position meets a weight.
+
+            (Q y) . (K x_j)  =  (K^T Q y) . x_j           sum_j w_j V x_j  =  V sum_j w_j x_j
+
+        Keys and values are then x itself, and of four weights there remain two products, K^T Q and O V of each head
+        (as DeepSeek-V2, 2024, decodes), which the exporter folds into constants. They hold n_heads / 2 times as much as
+        the four. The bias of the keys adds the same to all logits of a head, which a softmax does not see; that of the
+        values is added once, as the w_j sum to 1.
+        """
+        dim, heads = x.shape[2], self.n_heads
+        query, key, value = (layer.weight.view(heads, -1, dim) for layer in (self.query, self.key, self.value))
+        # h: heads, e: inside a head, d: what comes in, f: what goes out.
+        asking = torch.einsum("hed,hef->hfd", query, key) * self.scale
+        asking_bias = torch.einsum("he,hef->hf", self.query.bias.view(heads, -1), key) * self.scale
+        answering = torch.einsum("fhe,hed->fhd", self.out.weight.view(dim, heads, -1), value)
+
+        asked = nn.functional.linear(x[:, -1], asking.flatten(0, 1), asking_bias.flatten()).view(-1, heads, dim)
+        bias = torch.where(present[:, None], self._last_bias(x.shape[1]), MASKED)
+        weights = torch.softmax(asked @ x.transpose(1, 2) + bias, dim=-1)
+        return nn.functional.linear((weights @ x).flatten(1), answering.flatten(1), self.out(self.value.bias))
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, L, dim) -> (B, heads, L, dim / heads)."""
@@ -90,6 +112,11 @@ class SelfAttention(nn.Module):
         bias: Tensor = self.distance_bias(distance)
         return bias.permute(2, 0, 1)
 
+    def _last_bias(self, length: int) -> Tensor:
+        """(heads, L), the last row of `_bias`: a slice of the table, which begins with the shortest distance."""
+        farthest_first = self.distance_bias.weight.flip(0).T
+        return farthest_first.narrow(1, farthest_first.shape[1] - self.most_ahead - length, length)
+
 
 class AttentionBlock(nn.Module):
     """Pre-norm transformer block: attention, then a two-layer MLP, each added to its input."""
@@ -103,12 +130,34 @@ class AttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, *, last: bool = False) -> Tensor:
-        """Map (B, L, dim) to (B, L, dim), with `last` to (B, 1, dim); `mask` as in `attention_mask`.
+        """Map (B, L, dim) to (B, L, dim), with `last` to (B, dim); `mask` as in `SelfAttention`.
 
-        A served model returns the last position alone. What its last block makes of the others is not computed: five
-        sixths of the work of a two-tower with 50 items of history.
+        A served model returns the last position alone. What its last block makes of the others is not computed.
         """
         attended = self.attention(self.attention_norm(x), mask, last=last)
-        x = (x[:, -1:] if last else x) + self.dropout(attended)
+        x = (x[:, -1] if last else x) + self.dropout(attended)
         mixed: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return mixed
+
+
+def run_blocks(
+    blocks: Sequence[nn.Module], x: Tensor, present: Tensor, *, causal: bool = True, last: bool = False
+) -> Tensor:
+    """Run blocks in turn.
+
+    Args:
+        blocks: one or more, called as an `AttentionBlock` is.
+        x: (B, L, dim) float32.
+        present: (B, L) bool, False where the position is padding.
+        causal: as in `attention_mask`.
+        last: only the last position is asked for.
+
+    Returns:
+        (B, L, dim) float32, with `last` (B, dim).
+    """
+    *before, final = blocks
+    mask = attention_mask(present, causal=causal) if before or not last else present
+    for block in before:
+        x = block(x, mask)
+    x = final(x, present if last else mask, last=last)
+    return x

@@ -6,7 +6,7 @@
 
 What padding on the left holds is zeros, and every encoder maps leading zeros to states that change nothing later, so
 that a history gives the same vector whatever it is padded to. Asked for the `last` position alone, they return
-(B, 1, dim): what a served model needs, and for attention much less work.
+(B, dim): what a served model needs, and for attention much less work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from fuserec.models.attention import AttentionBlock, attention_mask
+from fuserec.models.attention import AttentionBlock, run_blocks
 
 KERNEL: Final = 3
 _DILATIONS: Final = (1, 2, 4)
@@ -33,9 +33,9 @@ class Recurrence(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
-        """Map (B, L, dim) to (B, L, dim); `present` (B, L) bool is not needed."""
+        """Map (B, L, dim) to (B, L, dim), with `last` to (B, dim); `present` (B, L) bool is not needed."""
         states, _ = self.cells(x)
-        states = states[:, -1:] if last else states
+        states = states[:, -1] if last else states
         mapped: Tensor = self.out(self.dropout(states))
         return mapped
 
@@ -69,11 +69,11 @@ class Convolution(nn.Module):
         self.blocks = nn.ModuleList(ConvolutionBlock(dim, step, dropout) for step in steps)
 
     def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
-        """Map (B, L, dim) to (B, L, dim); `present` is (B, L) bool."""
+        """Map (B, L, dim) to (B, L, dim), with `last` to (B, dim); `present` is (B, L) bool."""
         mask = present[..., None].to(x.dtype)
         for block in self.blocks:
             x = block(x, mask)
-        return x[:, -1:] if last else x
+        return x[:, -1] if last else x
 
 
 class Attention(nn.Module):
@@ -89,8 +89,5 @@ class Attention(nn.Module):
         )
 
     def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
-        """Map (B, L, dim) to (B, L, dim); `present` is (B, L) bool."""
-        mask = attention_mask(present, causal=self.causal)
-        for number, block in enumerate(self.blocks, start=1):
-            x = block(x, mask, last=last and number == len(self.blocks))
-        return x
+        """Map (B, L, dim) to (B, L, dim), with `last` to (B, dim); `present` is (B, L) bool."""
+        return run_blocks(list(self.blocks), x, present, causal=self.causal, last=last)

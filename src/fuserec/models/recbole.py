@@ -134,13 +134,13 @@ class PostNormTransformer(nn.Module):
         self.layer = nn.ModuleList(PostNormBlock(config) for _ in range(config.n_blocks))
 
     def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
-        """Map (B, L, dim) to (B, L, dim), with `last` to (B, 1, dim); `present` is (B, L) bool."""
+        """Map (B, L, dim) to (B, L, dim), with `last` to (B, dim); `present` is (B, L) bool."""
         position = (present.cumsum(dim=1) - 1).clamp(min=0)
         x = self.LayerNorm(x + self.position_embedding(position))
         mask = attention_mask(present)
         for block in self.layer:
             x = block(x, mask)
-        return x[:, -1:] if last else x
+        return x[:, -1] if last else x
 
 
 class WideRecurrence(nn.Module):
@@ -152,9 +152,9 @@ class WideRecurrence(nn.Module):
         self.dense = nn.Linear(config.hidden, config.dim)
 
     def forward(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
-        """Map (B, L, dim) to (B, L, dim), with `last` to (B, 1, dim); `present` (B, L) bool is not needed."""
+        """Map (B, L, dim) to (B, L, dim), with `last` to (B, dim); `present` (B, L) bool is not needed."""
         states, _ = self.gru_layers(x)
-        states = states[:, -1:] if last else states
+        states = states[:, -1] if last else states
         mapped: Tensor = self.dense(states)
         return mapped
 

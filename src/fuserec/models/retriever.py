@@ -15,6 +15,15 @@ PADDING: Final = 0
 ITEM_CHUNK: Final = 8192
 
 
+def unit_vectors(x: Tensor) -> Tensor:
+    """Divide vectors (..., D) by their lengths: `torch.nn.functional.normalize` without the tensor it makes of these.
+
+    The numbers are the same; of a graph it is three operators less, and a request pays for each.
+    """
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.clamp(min=1e-12)
+
+
 class RetrieverConfig(Protocol):
     """What the configurations of all retrievers have."""
 

@@ -74,7 +74,7 @@ class SequenceTower(nn.Module):
         Returns:
             (B, dim) float32, independent of the amount of padding.
         """
-        return self._read(history, last=True)[:, 0]
+        return self._read(history, last=True)
 
     def all_positions(self, history: Tensor) -> Tensor:
         """Encode every position of each history, (B, L) -> (B, L, dim)."""
@@ -82,7 +82,7 @@ class SequenceTower(nn.Module):
 
     def _read(self, history: Tensor, *, last: bool = False) -> Tensor:
         x = self.dropout(self.item_embedding(history))
-        states: Tensor = self.norm(self.encoder(x, history != PADDING, last=last))
+        states: Tensor = self.norm(self.encoder(x, history > PADDING, last=last))
         return states
 
     def item_table(self) -> Tensor:
@@ -98,7 +98,7 @@ class MaskedTower(SequenceTower):
     def forward(self, user: Tensor, history: Tensor) -> Tensor:
         """As `SequenceTower.forward`."""
         masked = torch.cat([history, torch.full_like(history[:, :1], self.mask_row)], dim=1)
-        return self._read(masked, last=True)[:, 0]
+        return self._read(masked, last=True)
 
     @property
     def mask_row(self) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fuserec.models.checks import check_at_least, check_choice, check_heads, check_layers, check_share
 from fuserec.models.encoders import Attention
 from fuserec.models.entries import COMPUTED
-from fuserec.models.retriever import PADDING, Retriever
+from fuserec.models.retriever import PADDING, Retriever, unit_vectors
 from fuserec.models.text_encoder import POOLINGS, TextEncoder, transformer_config
 
 TEXTS_AT_ONCE: Final = 64
@@ -90,18 +90,21 @@ class TextTower(nn.Module):
         Returns:
             (B, dim) float32 unit vectors, independent of the amount of padding.
         """
-        return self.read(nn.functional.embedding(history, self.item_table), history != PADDING)[:, -1]
+        return self.read(nn.functional.embedding(history, self.item_table), history > PADDING, last=True)
 
-    def read(self, x: Tensor, present: Tensor) -> Tensor:
+    def read(self, x: Tensor, present: Tensor, *, last: bool = False) -> Tensor:
         """Encode every position: (B, L, dim) item vectors, zero where not `present` (B, L) -> (B, L, dim) unit vectors.
 
-        The mean of what came before, corrected by what attention makes of it: untrained, a user is that mean.
+        With `last`, (B, dim) of the last position. The mean of what came before, corrected by what attention makes of
+        it: untrained, a user is that mean.
         """
         counts = present.cumsum(dim=1).clamp(min=1)[..., None]
         state = x.cumsum(dim=1) / counts
+        if last:
+            state = state[:, -1]  # not a plain sum: ONNX Runtime adds that up in another order if B is 1
         if self.blocks is not None:
-            state = state + self.blocks(self.dropout(x), present)
-        return nn.functional.normalize(state, dim=-1)
+            state = state + self.blocks(self.dropout(x), present, last=last)
+        return unit_vectors(state)
 
 
 class TextRetriever(Retriever):

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fuserec.models.attention import AttentionBlock, attention_mask
+from fuserec.models.attention import AttentionBlock, run_blocks
 from fuserec.models.checks import check_at_least, check_heads, check_layers, check_share
 from fuserec.models.entries import COMPUTED, Entries
-from fuserec.models.retriever import PADDING, Retriever
+from fuserec.models.retriever import PADDING, Retriever, unit_vectors
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class UserTower(nn.Module):
 
     @staticmethod
     def build_blocks(config: TwoTowerConfig) -> nn.ModuleList:
-        """Return what reads the history: called in turn with (B, L, dim) float32, `attention_mask`, and `last`."""
+        """Return what reads the history: called as `run_blocks` calls them."""
         return nn.ModuleList(
             AttentionBlock(config.dim, config.n_heads, config.max_history, config.dropout)
             for _ in range(config.n_blocks)
@@ -118,7 +118,7 @@ class UserTower(nn.Module):
         Returns:
             (B, dim) float32 unit vectors, independent of the amount of padding.
         """
-        return self._head(user[:, None], self._read(history, last=True))[:, 0]
+        return self._head(user, self._read(history, last=True))
 
     def all_positions(self, user: Tensor, history: Tensor) -> Tensor:
         """Encode every prefix of each history at once, as training needs it: (B,), (B, L) -> (B, L, dim)."""
@@ -130,15 +130,12 @@ class UserTower(nn.Module):
         return self._head(user, self._read(history))
 
     def _read(self, history: Tensor, *, last: bool = False) -> Tensor:
-        mask = attention_mask(history != PADDING)
-        x: Tensor = self.dropout(self.item_embedding(history))
-        for number, block in enumerate(self.blocks, start=1):
-            x = block(x, mask, last=last and number == len(self.blocks))
-        return x
+        x = self.dropout(self.item_embedding(history))
+        return run_blocks(list(self.blocks), x, history > PADDING, last=last)
 
     def _head(self, user: Tensor, x: Tensor) -> Tensor:
         x = self.norm(x + self.user_embedding(user))
-        return nn.functional.normalize(x + self.head(x), dim=-1)
+        return unit_vectors(x + self.head(x))
 
 
 class ItemTower(nn.Module):
@@ -174,7 +171,7 @@ class ItemTower(nn.Module):
         for part in self._parts(genres, words, years):
             x = x + part
         x = self.norm(self.dropout(x))
-        return nn.functional.normalize(x + self.head(x), dim=-1)
+        return unit_vectors(x + self.head(x))
 
     def describe(self, genres: Tensor, words: Tensor, years: Tensor) -> Tensor:
         """Return what is known of N items besides their ids, (N, dim) float32."""
