@@ -14,7 +14,7 @@ from fuserec.contract import USER_TOWER
 from fuserec.errors import BundleError
 from fuserec.manifest import EngineRecord, Manifest, bundle_folder
 from fuserec.serve import engines, pipeline
-from fuserec.serve.engines import OnnxRuntimeEngine, check_runtime, choose_target, device_target, open_engine
+from fuserec.serve.engines import DISABLED, OnnxRuntimeEngine, check_runtime, choose_target, device_target, open_engine
 
 ENGINES = {name: EngineRecord(f"engines/{name}", "any", "1", "int8", 0.0, 0.0, {}) for name in ("cpu", "sm89")}
 
@@ -43,6 +43,21 @@ def test_open_engine_runs_the_bundle(bundle: Path) -> None:
     came = open_engine(bundle, manifest, USER_TOWER).run(feed)["user_vector"]
     assert came.shape == (2, manifest.dim)
     np.testing.assert_allclose(np.linalg.norm(came, axis=1), 1, atol=0.05)
+
+
+def test_quantized_products_are_computed_in_eight_bits(bundle: Path, tmp_path: Path) -> None:
+    """Not dequantized and multiplied as floats, which is slower than if nothing were quantized."""
+    import onnx
+    import onnxruntime as ort
+
+    record = Manifest.read(bundle).parts[USER_TOWER].engines["cpu"]
+    assert record.precision == "int8"
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(bundle / record.file), options, ["CPUExecutionProvider"], disabled_optimizers=DISABLED)
+    nodes = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert nodes.count("MatMulIntegerToFloat") == 6 and "DequantizeLinear" not in nodes, nodes
 
 
 def refuse_to_read(*arguments: object) -> None:

@@ -17,8 +17,13 @@ from fuserec.manifest import EngineRecord, Manifest
 
 logger = logging.getLogger(__name__)
 
-# ONNX Runtime 1.31 dies of a segmentation fault while it optimizes recurrent cells in float16 by this.
-DISABLED: Final = ["FuseFp16InitializerToFp32NodeTransformer"]
+DISABLED: Final = [
+    # ONNX Runtime 1.31 dies of a segmentation fault while it optimizes recurrent cells in float16 by this.
+    "FuseFp16InitializerToFp32NodeTransformer",
+    # It joins a product of quantized operands and the addition after it, for which there is no kernel in 8 bits:
+    # weights are then dequantized at every run, and a row alone has other bits than in a batch.
+    "MatMulAddFusion",
+]
 # Runtimes by the names that they are installed under.
 ONNX_RUNTIME: Final = "onnxruntime"
 TENSORRT_RTX: Final = "tensorrt-rtx"
