@@ -284,7 +284,7 @@ def unpack_explain(answer: Answer) -> Explanation:
 
 
 def _scores(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a row of scores as users see them: minus infinity, for what came as `NO_SCORE`, beside ids that are none."""
+    """Return a row of scores as users see them: beside ids that are none, minus infinity in place of `NO_SCORE`."""
     is_whole = not ids.size or ids[-1] != contract.NO_ID  # as most are
     return scores if is_whole else np.where(ids == contract.NO_ID, np.float32(-np.inf), scores)
 
