@@ -180,8 +180,11 @@ def test_a_query_that_is_not_finite_is_refused(backend: str, value: float) -> No
 
 def test_a_query_whose_scores_could_overflow_is_refused(backend: str) -> None:
     index = ItemIndex.build(np.array([[1e20, -1e20]], np.float32))
-    with pytest.raises(ValueError, match=r"query 0: .* fit float32 \(table entries reach 1e\+20\)"):
-        index.search(np.array([[1e19, 1e19]], np.float32), 1, backend=backend)
+    query = np.array([[1e19, 1e19]], np.float32)
+    for refuse in (lambda: index.search(query, 1, backend=backend), lambda: index.check_vectors(query)):
+        with pytest.raises(ValueError, match=r"query 0: .* fit float32 \(table entries reach 1e\+20\)"):
+            refuse()
+    index.check_vectors(query / 10)
 
 
 def test_cosine_refuses_zero_queries(backend: str) -> None:
@@ -189,6 +192,8 @@ def test_cosine_refuses_zero_queries(backend: str) -> None:
     for query in (np.zeros((1, 4), np.float32), Bag(integers(3, 4), [], [0, 0])):
         with pytest.raises(ValueError, match=r"query 0: got .* summing to 0.0, expected .* cosine"):
             index.search(query, 2, backend=backend)
+    with pytest.raises(ValueError, match=r"query 1: got .* summing to 0.0, expected .* cosine"):
+        index.check_vectors(np.array([[1, 0, 0, 0], [0, 0, 0, 0]], np.float32))
 
 
 def test_cosine_ignores_length(backend: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench._raw import http_request
 from fuserec.client import Recommender, Rules
 from fuserec.contract import NO_ID, NO_SCORE
 from fuserec.export import ExportConfig, Gate, export_checkpoint
@@ -21,8 +20,7 @@ from fuserec.serve.pipeline import Pipeline
 from fuserec.serve.query import Query
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.users import NO_IDS
-from tests.serving.promises.raw import document, json_outputs, post, send_http
-from tests.waiting import wait_until
+from tests.serving.promises.raw import document, json_outputs, post
 
 pytestmark = pytest.mark.serving
 ITEMS = [1000 + 7 * row for row in range(300)]
@@ -53,9 +51,6 @@ def repository(
 @pytest.fixture(scope="module")
 def ranked(repository: Path) -> Iterator[Server]:
     with Server(repository, address=Address.free(), settings=ServingConfig(instances=1)) as server:
-        # It has started when gRPC answers; HTTP follows some milliseconds later.
-        ready = http_request("/v2/health/ready", method="GET")
-        wait_until(lambda: send_http(server, ready).is_ok, "a server that listens to HTTP")
         yield server
 
 

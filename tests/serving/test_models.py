@@ -97,6 +97,12 @@ def test_rows_may_differ_in_k(stock: grpc.InferenceServerClient, bundle: Path, m
             id="NaN",
         ),
         pytest.param(
+            "search",
+            {"query": np.full((1, 32), 3e38, np.float32), "k": column(1, dtype=np.int32)},
+            "expected finite values whose scores fit float32",
+            id="scores that overflow",
+        ),
+        pytest.param(
             "recommend", {"user_id": column(5), "k": column(1)}, "data-type is 'INT64'.*expects 'INT32'", id="dtype"
         ),
         pytest.param(

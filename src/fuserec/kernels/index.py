@@ -163,6 +163,11 @@ class ItemIndex:
         assert found.certified is not None and found.rescored is not None  # op.search fills them
         return TopK(ids, found.scores, found.certified, found.rescored)
 
+    def check_vectors(self, vectors: FloatArray) -> None:
+        """Raise `ValueError` where `search` would refuse one of (B, D) float32 vectors: before it is in a batch."""
+        magnitudes = np.abs(vectors).sum(axis=1, dtype=np.float64)
+        op.check_magnitudes(magnitudes, normalize=self.metric == "cosine", max_abs=self.max_abs)
+
     def warm_up(self) -> None:
         """Search once, and on the CPU in every way there is, so that no caller waits until something is compiled.
 

@@ -70,6 +70,15 @@ class Address:
                 ports.append(probe.getsockname()[1])
         return cls(cls.host, *ports)
 
+    def all_listen(self) -> bool:
+        """Return whether every port takes a connection."""
+        try:
+            for port in self.ports.values():
+                socket.create_connection((self.host, port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
+
     def check_free(self) -> None:
         """Raise `LaunchError` naming the first port that something else listens on."""
         for name, port in self.ports.items():
@@ -273,7 +282,7 @@ class Server:
             raise LaunchError(f"version {manifest.version}: {error}\n{self._tail()}") from None
 
     def _wait_for_canary(self) -> None:
-        """Poll until the front door has answered; the server listens when its models are loaded."""
+        """Poll until the front door has answered and every port is open, gRPC's being the first of them."""
         deadline = time.monotonic() + self._start_timeout_s
         last = "no attempt"
         while time.monotonic() < deadline:
@@ -281,7 +290,9 @@ class Server:
                 raise LaunchError(self.epitaph())
             try:
                 self._ask(CANARY_TIMEOUT_MS)
-                return
+                if self.address.all_listen():
+                    return
+                last = "not all of its ports are open"
             except ClientError as error:
                 # Nobody listens yet, or the model is broken: the deadline tells which.
                 last = str(error)

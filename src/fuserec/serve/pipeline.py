@@ -163,6 +163,10 @@ class Pipeline:
             self._recall.keep(batch)
         return Encoded(*map(np.concatenate, zip(*parts, strict=True)))
 
+    def check_vectors(self, vectors: Floats) -> None:
+        """Raise `ValueError` where one of (B, D) vectors has no sound scores."""
+        self._index.check_vectors(vectors)
+
     def search(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
         """Return the k best items for each of (B, D) vectors, without those in B `exclude` arrays."""
         found = self._index.search(vectors, k, exclude=exclude)

@@ -216,6 +216,7 @@ class SearchModel(_Model):
             raise ValueError(f"{contract.QUERY} came with dimension {vectors.shape[1]}, expected {self.pipeline.dim}")
         if not np.isfinite(vectors).all():
             raise ValueError(f"{contract.QUERY} came with NaN or infinite values, expected finite ones")
+        self.pipeline.check_vectors(vectors)
         excludes = id_lists(inputs, contract.EXCLUDE, len(vectors), contract.MAX_EXCLUDE)
         return vectors, excludes, checked_k(inputs, len(vectors))
 

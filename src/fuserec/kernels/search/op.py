@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
-from fuserec.kernels._arrays import FloatArray, is_on_device
+from fuserec.kernels._arrays import DoubleArray, FloatArray, is_on_device
 from fuserec.kernels.filters import RowFilter
 from fuserec.kernels.packed import PackedCodes
 from fuserec.kernels.query import Pool
@@ -97,7 +97,7 @@ def search(
             resident=resident,
             codes=codes,
         )
-    _check_magnitudes(found, normalize=normalize, max_abs=max_abs)
+    check_magnitudes(found.magnitudes, normalize=normalize, max_abs=max_abs)
     if found.certified is None:
         found = _as_full_scan(found, len(items))
     return _with_tail(found, k)
@@ -117,20 +117,24 @@ def sound_magnitudes(*, normalize: bool, max_abs: float) -> tuple[float, float]:
     return _SHORTEST if normalize else 0.0, _LARGEST / max(max_abs, 1.0)
 
 
-def _check_magnitudes(found: Found, *, normalize: bool, max_abs: float) -> None:
-    """Refuse what has no sound float32 score; told by the sum of |q|, which the backends get in passing."""
+def check_magnitudes(magnitudes: DoubleArray, *, normalize: bool, max_abs: float) -> None:
+    """Refuse what has no sound float32 score: (B,) sums of |q|, which the backends get in passing.
+
+    Raises:
+        ValueError: One of them is out of its range, or NaN.
+    """
     shortest, longest = sound_magnitudes(normalize=normalize, max_abs=max_abs)
-    sound = found.magnitudes < longest
+    sound = magnitudes < longest
     if not sound.all():
         b = int(np.argmin(sound))
         raise ValueError(
-            f"query {b}: got absolute values summing to {found.magnitudes[b]}, expected finite values whose scores "
+            f"query {b}: got absolute values summing to {magnitudes[b]}, expected finite values whose scores "
             f"fit float32 (table entries reach {max_abs:.3g})"
         )
     if normalize:
-        for b in np.flatnonzero(found.magnitudes < shortest):
+        for b in np.flatnonzero(magnitudes < shortest):
             raise ValueError(
-                f"query {b}: got absolute values summing to {found.magnitudes[b]}, expected at least {shortest:.1g} "
+                f"query {b}: got absolute values summing to {magnitudes[b]}, expected at least {shortest:.1g} "
                 "for the cosine metric to normalise"
             )
 
