@@ -20,7 +20,7 @@ def test_json_tells_what_was_asked_and_what_came(document: dict) -> None:
     assert part["asked"] == "what 115 users consumed next" and part["questions"] == 115
     assert [(rung["kind"], rung["precision"]) for rung in part["rungs"]] == [("cpu", "int8"), ("gpu", "int8")]
     for rung in part["rungs"]:
-        assert rung["quantized_products"] == 8 and 0 < rung["parity_error"] < 0.2 and 0.8 < rung["overlap"] <= 1
+        assert rung["quantized_products"] == 6 and 0 < rung["parity_error"] < 0.2 and 0.8 < rung["overlap"] <= 1
     assert [(engine["target"], engine["published"]) for engine in part["engines"]] == [("cpu", True), ("sm89", True)]
     cpu, gpu = part["engines"]
     assert cpu["latency_ms"] > 0 and gpu["latency_ms"] is None, "what is not here is not timed"
