@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fuserec.errors import UsageError
 from fuserec.models.attention import MASKED
 from fuserec.models.checks import check_layers
+from fuserec.models.retriever import unit_vectors
 from fuserec.untrusted.documents import parse_json
 
 POOLINGS: Final = ("mean", "cls", "max")
@@ -115,7 +116,7 @@ class TextEncoder(nn.Module):
 
     def project(self, pooled: Tensor) -> Tensor:
         """Map pooled states (N, hidden size) to unit vectors (N, dim)."""
-        return nn.functional.normalize(self.projection(pooled), dim=-1)
+        return unit_vectors(self.projection(pooled))
 
 
 def transformer_config(encoder: str) -> Any:
