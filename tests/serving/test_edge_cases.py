@@ -122,7 +122,9 @@ def ask_in_batches(stock: grpc.InferenceServerClient, requests: Sequence[Request
     for _ in range(10):
         before = executions(stock)
         answers = ask_at_once(stock, requests)
-        took.append(executions(stock) - before)
+        ran, answered = (after - once for after, once in zip(executions(stock), before, strict=True))
+        assert answered == len(requests)
+        took.append(ran)
         if took[-1] <= len(requests) // 2:
             return answers
     raise AssertionError(f"{len(requests)} concurrent requests took {took} executions: no batches")
@@ -228,9 +230,9 @@ def test_rules_that_are_none_are_refused(stock: grpc.InferenceServerClient, rule
     assert raised.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-def executions(stock: grpc.InferenceServerClient) -> int:
+def executions(stock: grpc.InferenceServerClient) -> tuple[int, int]:
     [stats] = stock.get_inference_statistics("recommend").model_stats
-    return int(stats.execution_count)
+    return stats.execution_count, stats.inference_count
 
 
 def mixed_rows(items: np.ndarray, n: int) -> list[dict[str, Any]]:

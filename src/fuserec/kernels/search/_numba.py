@@ -57,40 +57,15 @@ def search(
     *,
     normalize: bool,
     resident: dict[str, Any],
+    config: CpuConfig | None = None,
 ) -> Found:
-    """Search on the CPU with as many threads as `numba.get_num_threads()`; arguments as in `op.search`."""
-    rows, dim = items.shape
-    threads = numba.get_num_threads()
-    config = choose_cpu_config(pool.batch, rows, dim, k, threads, has_codes=codes is not None, widths=WIDTHS)
-    return _search_by(config, items, codes, pool, out, k, normalize=normalize, resident=resident)
+    """Search on the CPU with as many threads as `numba.get_num_threads()`; arguments as in `op.search`.
 
-
-def warm_up(*, has_codes: bool) -> None:
-    """Search four rows in every way there is, so that no search waits until something is compiled, or loaded.
-
-    Of several processes that do so at once on a machine where nothing is compiled, one compiles.
+    `config` is chosen by the sizes unless given.
     """
-    items = np.eye(4, dtype=np.float32)
-    pool, out = as_pool(items[:1], 4), as_row_filter(None, None, ids=counted(4), batch=1)
-    way = choose_cpu_config(1, 4, 4, 1, 1, has_codes=True, widths=WIDTHS)
-    ways = [way, dataclasses.replace(way, row_parts=2)] if has_codes else []
-    codes = pack(quantize_rows(items), items)
-    with compiled_once(_numba_rows.scan_part):  # the last of what is compiled here
-        for each in [*ways, dataclasses.replace(way, scan="rows")]:
-            _search_by(each, items, codes, pool, out, 1, normalize=False, resident={})
-
-
-def _search_by(
-    config: CpuConfig,
-    items: FloatArray,
-    codes: PackedCodes | None,
-    pool: Pool,
-    out: RowFilter,
-    k: int,
-    *,
-    normalize: bool,
-    resident: dict[str, Any],
-) -> Found:
+    if config is None:
+        (rows, dim), threads = items.shape, numba.get_num_threads()
+        config = choose_cpu_config(pool.batch, rows, dim, k, threads, has_codes=codes is not None, widths=WIDTHS)
     bags = Bags(read_only(pool.table), read_only(pool.ids), read_only(pool.offsets), read_only(pool.weights))
     filters = Out(read_only(out.offsets), read_only(out.rows), read_only(out.allow))
     if config.scan == "rows" or codes is None:
@@ -115,6 +90,21 @@ def _search_by(
         for b in np.flatnonzero(~answers.certified):
             _refine(table, bags, filters, int(b), plan, answers)
     return Found(*answers)
+
+
+def warm_up(*, has_codes: bool) -> None:
+    """Search four rows in every way there is, so that no search waits until something is compiled, or loaded.
+
+    Of several processes that do so at once on a machine where nothing is compiled, one compiles.
+    """
+    items = np.eye(4, dtype=np.float32)
+    pool, out = as_pool(items[:1], 4), as_row_filter(None, None, ids=counted(4), batch=1)
+    way = choose_cpu_config(1, 4, 4, 1, 1, has_codes=True, widths=WIDTHS)
+    ways = [way, dataclasses.replace(way, row_parts=2)] if has_codes else []
+    codes = pack(quantize_rows(items), items)
+    with compiled_once(_numba_rows.scan_part):  # the last of what is compiled here
+        for each in [*ways, dataclasses.replace(way, scan="rows")]:
+            search(items, codes, pool, out, 1, normalize=False, resident={}, config=each)
 
 
 def as_table(items: FloatArray, codes: PackedCodes) -> Table:
