@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from rich.table import Table
-
-from fuserec.display import out
+from fuserec.terminal import out, print_table
 from fuserec.train.feedback import Feedback, Rate
 from fuserec.train.importing import Imported
 from fuserec.train.served import Malformed
@@ -31,12 +29,12 @@ TREATMENTS: Final = {
 
 def imported(report: Imported, folder: Path) -> None:
     """Show what was made of a user's own files."""
-    columns = Table("file", "column", "is taken for")
+    columns = []
     for file, parts in report.columns.items():
         for part, column in parts.items():
             note = f", as {report.times}" if part == "time" else ""
-            columns.add_row(file, column, part + note)
-    out.print(columns)
+            columns.append((file, column, part + note))
+    print_table(("file", "column", "is taken for"), columns)
     for name, count in report.treated.items():
         if count:
             out.print(f"{TREATMENTS[name]}: {count:,}", style="yellow")
@@ -55,8 +53,8 @@ def feedback(report: Feedback, folder: Path) -> None:
         f"{report.answers:,} answers showed {report.shown:,} items; of {report.actions:,} actions "
         f"{report.actions_on_shown:,} ({report.share_on_shown:.1%}) were on an item shown at most {days:g} days before"
     )
-    out.print(_rates("position", report.positions))
-    out.print(_rates("model version", report.versions))
+    _rates("position", report.positions)
+    _rates("model version", report.versions)
     if report.already_known:
         out.print(f"{report.already_known:,} actions are known already or repeated, left out", style="yellow")
     if report.items_added:
@@ -68,11 +66,9 @@ def _malformed(what: str, malformed: Malformed) -> None:
     if malformed.lines:
         some = ", ".join(map(str, malformed.lines[:5])) + (", ..." if len(malformed.lines) > 5 else "")
         lines = f"{len(malformed.lines):,} malformed lines among the {what}, left out: {some}; the first: "
-        out.print(lines + malformed.reason, style="yellow", markup=False)
+        out.print(lines + malformed.reason, style="yellow")
 
 
-def _rates(by: str, rates: list[Rate]) -> Table:
-    table = Table(by, "answers", "shown", "acted on", "rate")
-    for rate in rates:
-        table.add_row(rate.of, f"{rate.answers:,}", f"{rate.shown:,}", f"{rate.acted:,}", f"{rate.rate:.2%}")
-    return table
+def _rates(by: str, rates: list[Rate]) -> None:
+    rows = [(rate.of, f"{rate.answers:,}", f"{rate.shown:,}", f"{rate.acted:,}", f"{rate.rate:.2%}") for rate in rates]
+    print_table((by, "answers", "shown", "acted on", "rate"), rows)
