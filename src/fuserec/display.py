@@ -97,6 +97,11 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
             out.print(f"{note}: before training, on validation  {_numbers(metrics[note]['before']['validation'])}")
 
 
+def settings(options: Sequence[tuple[str, str, str, str]]) -> None:
+    """Show the options of a recipe: name, type, default, meaning."""
+    print_table(("--set", "type", "default", "meaning"), options)
+
+
 def shrunk(told: dict[str, Any]) -> None:
     """Show what making a checkpoint smaller cost, on stderr: what follows on stdout is of the export."""
     stages = {"before": "as it was", "untuned": "smaller"}
