@@ -194,7 +194,9 @@ def recommendations(answer: Recommendations, catalogue: Catalogue | None) -> Non
     if missing := len(answer.item_ids) - len(answer):
         out.print(f"{missing} fewer than asked for: no other items are left", style="yellow")
     if answer.ignored:
-        out.print(f"{answer.ignored} ids of history and exclude are not in the catalogue", style="yellow")
+        out.print(
+            f"not in the catalogue, and ignored: {answer.ignored} of the ids and categories given", style="yellow"
+        )
     if catalogue is None:
         out.print("no titles: give --items REPOSITORY or items.parquet", style="dim")
     out.print(f"model version {answer.model_version}", style="dim")
@@ -210,7 +212,7 @@ def ranked(answer: Ranked, catalogue: Catalogue | None) -> None:
     columns = ("#", "item", "score", *(["rating"] if rated else []), *(["title", "genres"] if catalogue else []))
     print_table(columns, rows)
     if answer.ignored:
-        out.print(f"{answer.ignored} ids of history and candidates are not in the catalogue", style="yellow")
+        out.print(f"not in the catalogue, and ignored: {answer.ignored} of the ids given", style="yellow")
     out.print(f"model version {answer.model_version}", style="dim")
 
 
