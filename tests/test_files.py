@@ -83,9 +83,7 @@ def test_a_folder_of_an_image_is_replaced(image: Path) -> None:
     assert [entry.name for entry in image.parent.iterdir()] == ["folder"], "a copy was left behind"
 
 
-def test_a_folder_of_an_image_is_whole_where_it_cannot_be_removed(
-    image: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_an_image_is_whole_where_it_cannot_be_removed(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rmtree = shutil.rmtree
 
     def break_off(path: Path, ignore_errors: bool = False) -> None:

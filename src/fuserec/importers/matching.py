@@ -90,6 +90,7 @@ class Matched:
                 users_table(leave_one_out(self.dataset)),
                 {"imported": note},
                 dict(state),
+                ids=self.dataset.ids,
             )
         except CheckpointError as error:
             raise CheckpointError(f"{source}: its tensors are not those of {library}: {error}") from error
@@ -125,7 +126,7 @@ def match(dataset: DataSet, item_ids: Ids, user_ids: Ids | None) -> Matched:
         _, user_rows, _ = np.intersect1d(user_ids, kept_users, return_indices=True)
         left_out["rows_of_unknown_users"] = user_ids.size - user_rows.size
     try:
-        kept = DataSet(interactions, dataset.items.filter(of_items), dataset.users)
+        kept = DataSet(interactions, dataset.items.filter(of_items), dataset.users, dataset.ids)
     except DataError as error:
         raise DataError(
             f"of {item_ids.size} items of the model and {known_items.size} of the data {kept_items.size} are the same, "

@@ -15,6 +15,7 @@ import polars as pl
 
 from fuserec.errors import DataError, UsageError
 from fuserec.files import replacing_folder
+from fuserec.id_map import ID_FILES
 from fuserec.train.actions import read_actions
 from fuserec.train.data import read_items, read_tables, refuse_foreign
 from fuserec.train.identities import ORIGINAL
@@ -173,7 +174,7 @@ def write_feedback(
         described.write_parquet(folder / "items.parquet")
         _carry_over(data, folder)
         for kind, table in read.ids.items():
-            table.write_parquet(folder / f"ids_{kind}s.parquet")
+            table.write_parquet(folder / ID_FILES[f"{kind}s"])
         report = Feedback(
             answers=sum(log.answers.values()),
             answers_without_user=log.without_user,
@@ -197,9 +198,13 @@ def write_feedback(
 
 def _carry_over(data: Path | None, folder: Path) -> None:
     """Copy what belongs to ids and not to interactions."""
-    for name in ("users.parquet", "users.csv", "ids_users.parquet", "ids_items.parquet"):
-        # A checkpoint has a users.parquet too, of histories.
-        if data is not None and find_table(data, "interactions") is not None and (data / name).is_file():
+    if data is None:
+        return
+    names = list(ID_FILES.values())
+    if find_table(data, "interactions") is not None:  # a checkpoint has a users.parquet too, of histories
+        names += ["users.parquet", "users.csv"]
+    for name in names:
+        if (data / name).is_file():
             shutil.copyfile(data / name, folder / name)
 
 
