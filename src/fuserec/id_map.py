@@ -18,12 +18,12 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import numpy as np
-import polars as pl
+from typing import TYPE_CHECKING, Final
 
 from fuserec.untrusted.tables import read_table
+
+if TYPE_CHECKING:
+    import polars as pl  # imported where it is used: who only wants the names of the files does not wait for it
 
 ORIGINAL: Final = "original"
 ID_FILES: Final = {"users": "ids_users.parquet", "items": "ids_items.parquet"}
@@ -53,6 +53,8 @@ class IdMap:
     table: pl.DataFrame
 
     def __post_init__(self) -> None:
+        import polars as pl
+
         schema = {self.number: pl.Int64(), ORIGINAL: pl.String()}
         if dict(self.table.schema) != schema:
             raise ValueError(f"has columns {self.table.columns}; expected {self.number} int64, {ORIGINAL} text")
@@ -75,6 +77,8 @@ class IdMap:
         Of the number of ids, the numbers, and the lengths of the ids in bytes of UTF-8, each as little-endian int64,
         then of the ids one after the other.
         """
+        import numpy as np
+
         ids = self.table[ORIGINAL]
         digest = hashlib.sha256(np.array([self.table.height], dtype="<i8").tobytes())
         digest.update(self.table[self.number].to_numpy().astype("<i8").tobytes())
@@ -86,6 +90,8 @@ class IdMap:
     @functools.cached_property
     def is_identity(self) -> bool:
         """Whether every id is its number."""
+        import polars as pl
+
         return bool((self.table[self.number].cast(pl.String) == self.table[ORIGINAL]).all())
 
     def disagreeing(self, other: IdMap) -> pl.DataFrame:
@@ -95,6 +101,8 @@ class IdMap:
             `original`, `here`: its number in this map; `there`: in the other one, null where it has none; the
             smallest number first.
         """
+        import polars as pl
+
         here, there = (one.table.rename({one.number: side}) for one, side in ((self, "here"), (other, "there")))
         by_number = here.join(there, left_on="here", right_on="there", suffix="_there")
         moved = by_number.filter(pl.col(ORIGINAL) != pl.col(f"{ORIGINAL}_there")).select(ORIGINAL)
@@ -104,6 +112,8 @@ class IdMap:
 
     def joined(self, other: IdMap) -> IdMap:
         """Return the ids of both, which must not disagree."""
+        import polars as pl
+
         return IdMap(self.kind, pl.concat([self.table, other.table]).unique())
 
 
@@ -148,6 +158,8 @@ class IdMaps:
 def _read(kind: str, path: Path, error: type[ValueError]) -> IdMap | None:
     if not path.is_file():
         return None
+    import polars as pl
+
     table = read_table(path, error, columns={_NUMBER[kind]: pl.Int64(), ORIGINAL: pl.String()})
     try:
         return IdMap(kind, table)
