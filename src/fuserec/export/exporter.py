@@ -15,6 +15,7 @@ from fuserec.contract import ENCODE, EXPLAIN, RANK, RANKER, RECOMMEND, SEARCH, T
 from fuserec.errors import ExportError
 from fuserec.export.config import ExportConfig
 from fuserec.export.gate import choose_engines
+from fuserec.export.ids import require_served_numbers
 from fuserec.export.judging import Reference
 from fuserec.export.ladder import BuiltEngine, Ladder, OnBuild, OnStep, ask, climb, trace
 from fuserec.export.parts import Part, ranker, text_encoder, user_tower
@@ -39,6 +40,7 @@ def export_checkpoint(
     *,
     keep: int = 2,
     force: bool = False,
+    accept_new_ids: bool = False,
     on_step: OnStep = lambda step: None,
     on_build: OnBuild = lambda done, total, what: None,
 ) -> Manifest:
@@ -52,6 +54,7 @@ def export_checkpoint(
         config: Options.
         keep: How many good versions stay in the repository, this one included.
         force: Whether to build what is there already.
+        accept_new_ids: Whether ids may have other numbers than in the version that the repository serves.
         on_step: Called with a line about each step before it begins.
         on_build: Called with how many engines of how many are built, and what was built last.
 
@@ -72,6 +75,8 @@ def export_checkpoint(
     on_step("reading the checkpoint")
     sources = load_sources(checkpoint_folder, config.ranker)
     checkpoint = sources.checkpoint
+    if not accept_new_ids:
+        require_served_numbers(repository, checkpoint.ids, checkpoint_folder)
     models = _models(sources)
     parts, index = _parts(sources, config, on_step)
     originals: Sequence[Part | None] = [None] * len(parts)
@@ -102,6 +107,7 @@ def export_checkpoint(
             index.save(bundle / "index.safetensors")
         checkpoint.items.write_parquet(bundle / "items.parquet")
         checkpoint.users.write_parquet(bundle / "users.parquet")
+        checkpoint.ids.write(bundle)
         if checkpoint.tokenizer is not None and TEXT_ENCODER in records:
             (bundle / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
         rerank = None
@@ -132,6 +138,7 @@ def export_checkpoint(
             metrics=metrics,
             tools=tool_versions(),
             files=staging.files(),
+            ids=checkpoint.ids.fingerprints,
         )
         manifest.write(bundle)
     on_step(f"published as version {staging.version}")
