@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -26,14 +26,18 @@ class KnownQueries:
 
     Args:
         index: What is searched.
-        vectors: (V, D) float32, C-contiguous, not copied: its owner may write to it between two searches.
+        vectors: (V, D) float32, C-contiguous, not copied: its owner may write to it between two searches, and tells
+            so by `refresh`.
         excluded: U lists of rows of the index.
+        backend: As in `ItemIndex.search`.
 
     Raises:
-        ValueError: They do not fit the index.
+        ValueError: They do not fit the index, or the backend is not available here.
     """
 
-    def __init__(self, index: ItemIndex, vectors: FloatArray, excluded: ExcludedRows) -> None:
+    def __init__(
+        self, index: ItemIndex, vectors: FloatArray, excluded: ExcludedRows, *, backend: op.Backend = "auto"
+    ) -> None:
         is_contiguous = isinstance(vectors, np.ndarray) and vectors.flags.c_contiguous
         if not is_contiguous or vectors.dtype != np.float32 or vectors.shape[1:] != (index.dim,):
             raise ValueError(
@@ -43,8 +47,9 @@ class KnownQueries:
         if excluded.n_rows != index.rows:
             raise ValueError(f"excluded: got lists over {excluded.n_rows} items, expected {index.rows}")
         self._index, self._vectors, self._excluded = index, vectors, excluded
+        self._backend: op.Backend = cast("op.Backend", op.resolve(backend))
         self._compiled: KnownSearch | None = None
-        if op.resolve("auto") == "cpu" and index.codes is not None:
+        if self._backend == "cpu" and index.codes is not None:
             from fuserec.kernels.search._known import KnownSearch
 
             normalize = index.metric == "cosine"
@@ -82,7 +87,16 @@ class KnownQueries:
                 return TopK(answers.rows, answers.scores, answers.certified, answers.rescored)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self._vectors):
             raise ValueError(f"got rows {rows.min()} to {rows.max()}, expected 0 to {len(self._vectors) - 1}")
-        return self._index.search(self._vectors[rows], k, exclude=self.excluded(lists, also))
+        return self._index.search(self._vectors[rows], k, exclude=self.excluded(lists, also), backend=self._backend)
+
+    def refresh(self, rows: IntArray) -> None:
+        """Search with the present vectors from now on: their owner wrote to these rows.
+
+        A device searches copies of the vectors, which this brings up to date. A CPU reads the vectors themselves.
+
+        Args:
+            rows: (R,) int64 rows of the vectors.
+        """
 
     def excluded(self, lists: IntArray, also: Sequence[IntArray] | None = None) -> ExcludedRows:
         """Return what a search excludes, for `ItemIndex.search`; arguments as there."""
