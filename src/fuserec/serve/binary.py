@@ -82,9 +82,9 @@ def find_binary(given: Path | None = None) -> ServerBinary:
 def check_numpy(version: str) -> None:
     """Refuse a numpy that the python backend of the bundled server misreads.
 
-    It was built against numpy 1.x and reads the size of an element where numpy 2 has something else. Seen with 2.5: each
-    element of an input equals the first one, outputs are empty, and an input of strings ends the process. DLPack mends
-    numbers but not strings, so there is no half way.
+    It was built against numpy 1.x and reads the size of an element where numpy 2 has something else. Seen with 2.5:
+    every element of an input equals the first one, outputs are empty, and an input of strings ends the process. DLPack
+    mends numbers but not strings, so there is no half way.
 
     Raises:
         LaunchError: It is numpy 2 or later.
