@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from fuserec.kernels._arrays import FloatArray, IntArray, counted, end_to_end, frozen
-from fuserec.kernels.filters import ExcludedRows
+from fuserec.kernels.filters import ExcludedRows, RowFilter, as_row_filter
 from fuserec.kernels.index import ItemIndex, TopK
 from fuserec.kernels.search import op
 
 if TYPE_CHECKING:
+    from fuserec.kernels.device import DeviceKnown
     from fuserec.kernels.search._known import KnownSearch
 
 
@@ -22,7 +23,8 @@ class KnownQueries:
     """Vectors and excluded rows by number, and the index in which they are searched.
 
     On a CPU, look-up, scores, filters and selection are one compiled call, as far as one thread does the search.
-    Others, and the few whose first pass proves nothing, go the way of `ItemIndex.search`. The answers are the same.
+    Others, and the few whose first pass proves nothing, go the way of `ItemIndex.search`. On a GPU the vectors and the
+    lists lie there, and a search brings numbers only. The answers are the same.
 
     Args:
         index: What is searched.
@@ -49,6 +51,9 @@ class KnownQueries:
         self._index, self._vectors, self._excluded = index, vectors, excluded
         self._backend: op.Backend = cast("op.Backend", op.resolve(backend))
         self._compiled: KnownSearch | None = None
+        self._device: DeviceKnown | None = None
+        if self._backend in ("cuda", "interpret"):
+            self._device = index.on_device(self._backend).known(vectors, excluded)
         if self._backend == "cpu" and index.codes is not None:
             from fuserec.kernels.search._known import KnownSearch
 
@@ -87,6 +92,11 @@ class KnownQueries:
                 return TopK(answers.rows, answers.scores, answers.certified, answers.rescored)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self._vectors):
             raise ValueError(f"got rows {rows.min()} to {rows.max()}, expected 0 to {len(self._vectors) - 1}")
+        if self._device is not None and len(rows):
+            if not 0 <= lists.min() <= lists.max() < len(self._excluded):
+                raise ValueError(f"got lists {lists.min()} to {lists.max()}, expected 0 to {len(self._excluded) - 1}")
+            answer = self._device.search(lists, rows, k, self._filter(also, len(rows)))
+            return TopK(answer.ids, answer.scores, answer.certified, answer.rescored)
         return self._index.search(self._vectors[rows], k, exclude=self.excluded(lists, also), backend=self._backend)
 
     def refresh(self, rows: IntArray) -> None:
@@ -97,6 +107,12 @@ class KnownQueries:
         Args:
             rows: (R,) int64 rows of the vectors.
         """
+        if self._device is not None:
+            self._device.refresh(rows)
+
+    def _filter(self, also: Sequence[IntArray] | None, batch: int) -> RowFilter:
+        """Return what is excluded beside the lists."""
+        return as_row_filter(None if also is None else _joined(also, batch), None, ids=self._index.ids, batch=batch)
 
     def excluded(self, lists: IntArray, also: Sequence[IntArray] | None = None) -> ExcludedRows:
         """Return what a search excludes, for `ItemIndex.search`; arguments as there."""
@@ -112,6 +128,8 @@ class KnownQueries:
         """Search once, so that the next caller waits for nothing to be compiled; see `ItemIndex.warm_up`."""
         if self._compiled is not None and len(self._excluded) and len(self._vectors):
             self._compiled.warm_up()
+        if self._device is not None and len(self._excluded) and len(self._vectors):
+            self.search(counted(1), counted(1), 1)
 
 
 def _joined(lists: Sequence[IntArray], batch: int) -> tuple[IntArray, IntArray]:
