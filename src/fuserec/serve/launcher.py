@@ -348,6 +348,8 @@ class Server:
             "--disable-auto-complete-config",
             *self._key.options,
             *self.observing.options,
+            # Without it the processes of a model take turns, and each finds its caches cold; see `ServingConfig`.
+            "--rate-limit=execution_count",
             "--exit-timeout-secs=10",
         ]
         for name, port in self.address.ports.items():
