@@ -185,6 +185,19 @@ def test_known_queries_lie_on_the_device(k: int) -> None:
         assert got.scores.tolist() == want.scores.tolist()
 
 
+def test_known_queries_that_are_not_proven_are_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_pass(monkeypatch)
+    index, vectors = built(), integers(4, DIM, seed=1)
+    best = index.search(vectors, 2, backend="reference").ids
+    known = KnownQueries(index, vectors, index.excluded_rows(best.reshape(-1), np.arange(0, 9, 2)), backend="interpret")
+    lists, rows = np.array([1, 2, 3]), np.array([2, 0, 3])
+    also = [index.ids[:3], np.array([], np.int64), index.ids[:9]]
+    got = known.search(lists, rows, K, also)
+    assert not got.certified.all()
+    want = index.search(vectors[rows], K, exclude=known.excluded(lists, also), backend="reference")
+    assert got.ids.tolist() == want.ids.tolist()
+
+
 def test_vectors_that_were_written_are_copied_by_refresh() -> None:
     index, vectors = built(), integers(20, DIM, seed=1)
     known = KnownQueries(
@@ -274,6 +287,7 @@ def test_beyond_every_bucket_sizes_are_exact_and_not_captured(exact: Bucket) -> 
 def test_beyond_every_bucket_the_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_bucket, "LARGEST_BATCH", 2)
     monkeypatch.setattr(gpu_bucket, "KS", (4, 8))
+    monkeypatch.setattr(_cuda, "choose_bucket", choose_bucket.__wrapped__)  # without those it remembers
     index = built()
     on_device = index.to("interpret")
     for batch, k in ((3, 5), (2, 9)):
