@@ -187,9 +187,9 @@ def choose_plan(shape: Shape, config: GpuConfig) -> SiftPlan:
 def expected_rescored(shape: Shape) -> int:
     """Return how many rows of normal data pass 2 scores for a query: those above the k-th largest lower bound.
 
-    A bound is `_MISSED` sqrt(D) deviations above the score, or below. Measured on 1M rows, four queries, as multiples of
-    k, and what this says: k = 100, D = 64: 1.47 to 1.60, 1.51; D = 128: 1.89 to 2.07, 1.78; k = 1000, D = 64: 1.37 to 1.44, 1.41;
-    D = 128: 1.63 to 1.66, 1.63. On 300k rows, k = 1000, D = 256: 1.90 to 2.06, 1.84.
+    A bound is `_MISSED` sqrt(D) deviations above the score, or below. Measured with four queries, in multiples of k;
+    after it what this says. 1M rows, k = 100: 1.47 to 1.60 at D = 64, 1.51; 1.89 to 2.07 at D = 128, 1.78. 1M rows,
+    k = 1000: 1.37 to 1.44, 1.41; 1.63 to 1.66, 1.63. 300k rows, k = 1000: 1.90 to 2.06 at D = 256, 1.84.
     """
     if shape.k >= shape.rows:
         return shape.rows
