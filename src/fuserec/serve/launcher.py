@@ -22,6 +22,7 @@ from fuserec.serve.binary import ServerBinary, find_binary
 from fuserec.serve.device import Device, Need, decide
 from fuserec.serve.observing import Observing
 from fuserec.serve.probe import Survey, device_target, survey
+from fuserec.serve.sealed import CannotSeal
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
 from fuserec.serve.tritonserver import ServerProcess
@@ -130,7 +131,8 @@ class Server:
         self._start_timeout_s = start_timeout_s
         self._scratch: Path | None = None
         self._process: ServerProcess | None = None
-        self._key = Key()
+        # Made for each process: one that takes the port of a server that died is told nothing of use.
+        self._key = Key(None)
         self._log_begun = False
         self._view: View | None = None
         self._manifest: Manifest | None = None
@@ -346,18 +348,42 @@ class Server:
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in manifest.models),
             "--disable-auto-complete-config",
-            *self._key.options,
             *self.observing.options,
+            # Without it the processes of a model take turns, and each finds its caches cold; see `ServingConfig`.
+            "--rate-limit=execution_count",
             "--exit-timeout-secs=10",
         ]
         for name, port in self.address.ports.items():
             options += [f"--{name}-address={self.address.host}", f"--{name}-port={port}"]
         if device_target() is None:
             options.append("--allow-gpu-metrics=false")
-        environment = self.observing.environment | self.device.environment
-        self._process = ServerProcess(binary, options, environment, self.log, append=self._log_begun)
+        self._process = self._started(binary, options)
         # A temporary log goes with its start.
         self._log_begun = self._given_log is not None
+
+    def _started(self, binary: ServerBinary, options: Sequence[str]) -> ServerProcess:
+        """Start the process with a key of its own, or with none where a key would be seen by others."""
+
+        def start(key: Key) -> ServerProcess:
+            self._key = key
+            return ServerProcess(
+                binary,
+                [*options, *key.options],
+                self.observing.environment | self.device.environment,
+                self.log,
+                append=self._log_begun,
+                sealed=key.sealed_options,
+            )
+
+        try:
+            return start(Key())
+        except CannotSeal as error:
+            logger.warning(
+                "%s, so the key of the administrative API would be seen by every user: that API is closed to the "
+                "launcher too, which starts the server anew where it would have loaded a model",
+                error,
+            )
+            return start(Key(None))
 
     def _remove_bytecode(self) -> None:
         """Remove what Python cached of the models' `model.py`; no setting keeps the server's interpreter from it.
