@@ -205,6 +205,24 @@ def test_server_that_is_to_have_a_gpu_does_not_start_without(repository: Path, m
     assert not server.is_running
 
 
+def test_decided_once_for_all_starts_of_a_server(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that has vanished is no reason to go on without, in silence: the next start fails, and is seen to."""
+    looks = [with_gpu(79), NO_GPU]
+    monkeypatch.setattr(launcher, "survey", lambda: looks.pop(0))
+    binary = tmp_path / "server"
+    binary.write_text(f'#!/bin/sh\nprintf "%s\\n" "${VARIABLE}" >> {tmp_path}/told\nexit 3\n')
+    binary.chmod(0o755)
+    server = Server(repository, address=Address.free(), binary=binary)
+    for _ in range(2):
+        with pytest.raises(LaunchError, match="exit status 3"):
+            server.start()
+    told = [Device.of_environment({VARIABLE: line}) for line in (tmp_path / "told").read_text().splitlines()]
+    assert told == [server.device] * 2 and server.device.kind == "cuda"
+    assert len(looks) == 1, "it looked again"
+
+
 @pytest.mark.skipif(device_target() is not None, reason="there is a CUDA device")
 @pytest.mark.parametrize("more", [(), ("--check",)], ids=["start", "check"])
 def test_command_that_is_to_have_a_gpu(

@@ -216,6 +216,28 @@ def test_the_search_is_where_it_was_decided(bundle: Path, monkeypatch: pytest.Mo
     pipeline.search(vectors, 3, [NO_IDS])
 
 
+class Searches:
+    """Notes the shapes of searches in the place of one."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, int, bool]] = []
+
+    def search(self, lists: Ids, rows: Ids, k: int, also: Sequence[Ids] | None = None) -> None:
+        assert len(lists) == len(rows) and lists.dtype == rows.dtype == np.int64
+        self.shapes.append((len(rows), k, also is not None))
+
+    def refresh(self, rows: Ids) -> None:
+        assert not self.shapes, "a vector was written after a search of it"
+
+
+def test_a_gpu_is_warmed_in_every_shape_of_most_calls(bundle: Path) -> None:
+    recall = Pipeline.open(bundle, INTERPRETED)._recall
+    recall.__dict__["_known"] = searches = Searches()
+    recall.warm_up_shapes()
+    sizes = (1, 2, 4, 8, 16, 32, 64)
+    assert searches.shapes == [(size, k, also) for size in sizes for k in (10, 100) for also in (False, True)]
+
+
 class AcceleratorError(RuntimeError):
     """What torch raises for an error of CUDA is called so."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,8 @@ from fuserec.serve.users import Ids, Known, Users
 
 Floats = NDArray[np.float32]
 
+# What callers ask for mostly, and what is fetched for rules and rankers.
+_WARM_KS: Final = (10, 100)
 # Masks of one search, a byte an item and query, at most.
 _MASK_BYTES: Final = 64 * 2**20
 
@@ -91,6 +94,18 @@ class Recall:
         """Let the search be compiled."""
         self._index.warm_up(self._backend)
         self._known.warm_up()
+        if self._backend == "cuda":
+            self.warm_up_shapes()
+
+    def warm_up_shapes(self) -> None:
+        """Search in the shapes that most calls have: on a GPU each has kernels and a graph of its own."""
+        item, place = self._given.ids[:1], self._vectors.room(1)
+        self._vectors.table[place] = self._given.embeddings[0]  # any vector that has sound scores
+        self._written(place)
+        batches = [1 << power for power in range(MAX_BATCH.bit_length())]
+        for batch, k in itertools.product(batches, _WARM_KS):
+            for also in (None, [item] * batch):
+                self._known.search(np.full(batch, self._nobody), np.repeat(place, batch), k, also)
 
     def kept(self, users: Ids) -> Ids | None:
         """Return the places of the vectors of (B,) users, (B,) int64, where all of them are kept."""
