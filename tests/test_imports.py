@@ -10,7 +10,7 @@ import pytest
 import fuserec
 
 ROOT = Path(fuserec.__file__).parent
-COMMON = {"contract", "errors", "files", "manifest", "records", "rules", "tokens", "traffic", "untrusted"}
+COMMON = {"contract", "errors", "files", "journal", "manifest", "records", "rules", "tokens", "traffic", "untrusted"}
 # Room -> the rooms and modules of fuserec that it may import; cli, demo and display stand above all rooms.
 ALLOWED = {
     "contract": set(),
@@ -19,6 +19,7 @@ ALLOWED = {
     "untrusted": set(),
     "records": set(),
     "rules": {"untrusted"},
+    "journal": {"records"},
     "manifest": {"contract", "errors", "files", "records", "untrusted"},
     "traffic": {"errors", "files", "manifest", "records", "untrusted"},
     "catalogue": {"errors", "traffic", "untrusted"},
