@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc as grpc
 
 from bench._candidates import BROKEN, HANGING, put_version, remove_version
 from fuserec import journal
@@ -169,6 +170,8 @@ def test_a_version_that_does_not_load_takes_nothing_away(site: Site, repository:
     standing = Standing.of(site.target, site.repository)
     assert (standing.served, standing.wanted, list(standing.refused)) == (1, 3, ["3"]) or "2" in standing.refused
     assert "which is refused" in standing.facts()["wanted"]
+    with grpc.InferenceServerClient(site.target) as stock:
+        assert stock.is_server_ready(), "a version that serves nobody takes the server out of service"
     assert rollout.roll_back(site.repository) == 1
 
 
@@ -356,7 +359,7 @@ def test_nothing_outlives_its_launcher(repository: Path, tmp_path: Path, how: st
         if how == "both killed":
             os.kill(server, signal.SIGKILL)
         left = [server, *models, keeper]
-        wait_until(lambda: not any(map(_is_running, left)), "the end of all processes", 10.0)
+        wait_until(lambda: not any(map(_is_running, left)), f"the end of {left}", 30.0)
         shared = f"fuserec_{server}_*"
         if how != "keeper killed first":
             wait_until(lambda: not list(Path("/dev/shm").glob(shared)), "the end of their shared memory", 10.0)

@@ -65,8 +65,15 @@ def serve(
         log_to(sys.stderr, JSON)
     if check:
         from fuserec.serve.check import check_repository
+        from fuserec.serve.state import notes
 
         found = {checked.what: checked.found for checked in check_repository(repository, binary=tritonserver)}
+        # What is answered from at this moment may be another version.
+        found |= {
+            f"{note.host}:{note.ports['grpc']}": f"serves version {note.status.served}"
+            for note in notes()
+            if note.status is not None and note.repository == repository.absolute()
+        }
         typer.echo(json.dumps(found, indent=2)) if as_json else display.facts(found)
         return
     address = Address(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)

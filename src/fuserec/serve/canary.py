@@ -48,8 +48,8 @@ class Canary:
                     self._server.ask(client, self._server.manifest)
                 except ServerOverloaded:  # it has too much to do, and says so
                     self.forgive()
-                except (FuserecError, OSError) as error:
-                    self.last_error = str(error)
+                except Exception as error:  # whatever came, it was no answer
+                    self.last_error = str(error) if isinstance(error, FuserecError) else repr(error)
                     self.misses += 1
                 else:
                     self.forgive()

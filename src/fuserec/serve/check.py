@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from fuserec.contract import RECOMMEND
+from fuserec.errors import BundleError
 from fuserec.manifest import Manifest
 from fuserec.serve.binary import find_binary
 from fuserec.serve.engines import choose_target, device_target
@@ -15,6 +17,7 @@ from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankQuery, RankStage
 from fuserec.serve.stores import read_items
 from fuserec.serve.users import NO_IDS, Users
+from fuserec.serve.versions import Versions
 from fuserec.traffic import Traffic
 
 
@@ -37,12 +40,28 @@ def check_repository(repository: Path, *, binary: Path | None = None) -> list[Ch
     server = find_binary(binary)
     traffic = Traffic.read(repository)
     bundle = traffic.bundle(repository)
-    checked = _check_bundle(bundle, "served")
+    versions = Versions(repository)
+    try:
+        checked = _check_bundle(bundle, "served")
+    except BundleError as error:
+        raise BundleError(f"{error}; {_in_its_place(versions, int(bundle.name))}") from None
+    first = versions.first(cautiously=True)
+    if first != int(bundle.name):
+        checked.append(Checked("a start", f"serves version {first}, which has answered before, and turns to it then"))
     if traffic.experiment is not None:
         tried = bundle.with_name(str(traffic.experiment.version))
         checked += _check_bundle(tried, f"{traffic.experiment.kind}, {traffic.experiment.share:.0%}")
     checked.append(Checked("server", f"{server.path.name} {'of the installed wheel' if server.wheel else server.path}"))
     return checked
+
+
+def _in_its_place(versions: Versions, wanted: int) -> str:
+    """Say what a start serves where the wanted version is damaged."""
+    for version in versions.in_order(wanted):
+        with contextlib.suppress(BundleError):
+            versions.verified(version)
+            return f"a start serves version {version} in its place"
+    return "there is no other that a start could serve"
 
 
 def _check_bundle(bundle: Path, role: str) -> list[Checked]:

@@ -188,7 +188,10 @@ class Follower:
         )
         if status != self._status:
             self._status = status
-            self._on_status(status)
+            try:
+                self._on_status(status)
+            except Exception:
+                logger.exception("what is served cannot be told")
 
     def _experiment(self) -> dict[str, object] | None:
         """Return what the processes of the front door say of the experiment; None where there is none."""

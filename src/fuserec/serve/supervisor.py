@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from fuserec.errors import BundleError, FuserecError, LaunchError
 from fuserec.serve.canary import Canary
 from fuserec.serve.following import Follower
-from fuserec.serve.launcher import Server, StartError
-from fuserec.serve.processes import open_files
+from fuserec.serve.launcher import NoRoomError, Server, StartError
+from fuserec.serve.processes import model_processes, open_files
 from fuserec.serve.state import Status
 from fuserec.serve.vitals import Vitals
 
@@ -163,6 +163,7 @@ class Supervisor:
         self._vitals = Vitals()
         self._executions = 0
         self._lacked: list[str] = []
+        self._next_repair = 0.0
         self._failed_starts: Counter[int] = Counter()
         self._follower = Follower(server, self._watch.load_s, self._say, on_status)
 
@@ -254,7 +255,9 @@ class Supervisor:
         lacking = self._server.lacking()
         # At the moment that a model turns to another version its processes are others than those expected.
         before, self._lacked = self._lacked, lacking
-        if not lacking or (self._follower.is_opening and before != lacking):
+        if not lacking or time.monotonic() < self._next_repair:
+            return None
+        if self._follower.is_opening and before != lacking:
             return None
         if self._follower.is_opening:
             # Opening another version ends with what it opened taken back, and with this mended.
@@ -270,14 +273,31 @@ class Supervisor:
         if not repair.is_over:
             return f"{repair.models} was not opened anew in {took_s:.0f} s" if took_s > self._watch.repair_s else None
         self._repair = None
-        if repair.error is not None:
-            return str(repair.error)
         lacking = self._server.lacking()
+        if repair.error is not None:
+            if not self._is_worth_a_restart(repair.error, lacking):
+                self._complain(f"a process less serves {', '.join(map(repr, lacking))}: {repair.error}")
+                self._next_repair = time.monotonic() + self._watch.longest_backoff_s / 6.0
+                return None
+            return str(repair.error)
         for model in repair.models:
             if model in lacking:
                 return f"{model!r} was opened anew and still lacks a process"
             self._say(f"{model!r} is whole again after {took_s:.1f} s")
         return None
+
+    def _is_worth_a_restart(self, error: Exception, lacking: list[str]) -> bool:
+        """Return whether a new start may do better: not where each model still answers and the disk is at fault."""
+        there = model_processes(self._server.pid)
+        if not all(there[model] for model in lacking):
+            return True
+        if isinstance(error, NoRoomError):
+            return False
+        try:
+            self._server.versions.verified(self._server.manifest.version)
+        except (BundleError, OSError):
+            return False
+        return True
 
     def _restart(self, why: str, stop: threading.Event, *, kill: bool = False) -> None:
         last_good = self._follower.served
@@ -305,9 +325,10 @@ class Supervisor:
 
     def _to_start(self, last_good: int) -> int:
         """Return the version that a restart serves: the one that was, then those before it if it does not start."""
-        for version in self._server.versions.in_order(last_good):
-            if self._failed_starts[version] < _STARTS_OF_ONE:
-                return version
+        with contextlib.suppress(BundleError, OSError):  # the repository itself is gone, for now
+            for version in self._server.versions.in_order(last_good):
+                if self._failed_starts[version] < _STARTS_OF_ONE:
+                    return version
         self._failed_starts.clear()
         return last_good
 

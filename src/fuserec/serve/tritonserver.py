@@ -78,7 +78,7 @@ class ServerProcess:
                 start_new_session=True,
                 preexec_fn=tie_to_launcher,
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             self._close_log()
             raise LaunchError(f"the server cannot be started: {error}; see --log and the disk") from None
         self._keeper = subprocess.Popen(
