@@ -28,6 +28,10 @@ def serve(
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE of instances, stage_instances, queue_size, queue_timeout_ms, …"),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu or cuda, where search and networks run; cuda refuses to start where it cannot."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Look the repository over, answer one question, and start nothing.")
     ] = False,
@@ -59,7 +63,7 @@ def serve(
     from fuserec.serve.state import log_file, noted
     from fuserec.serve.supervisor import Supervisor, start_with_good
 
-    config = ServingConfig.parse(settings or [])
+    config = ServingConfig.parse([*(settings or []), *([f"device={device}"] if device is not None else [])])
     observing = Observing(log_format=log_format, slow_ms=slow_ms, otlp=otlp, trace_rate=trace_rate)
     if log_format == JSON:
         log_to(sys.stderr, JSON)
@@ -67,7 +71,10 @@ def serve(
         from fuserec.serve.check import check_repository
         from fuserec.serve.state import notes
 
-        found = {checked.what: checked.found for checked in check_repository(repository, binary=tritonserver)}
+        found = {
+            checked.what: checked.found
+            for checked in check_repository(repository, settings=config, binary=tritonserver)
+        }
         # What is answered from at this moment may be another version.
         found |= {
             f"{note.host}:{note.ports['grpc']}": f"serves version {note.status.served}"

@@ -32,6 +32,9 @@ def publish(
     share: ShareOption = 0.1,
     keep: Annotated[int, typer.Option(min=1, help="Good versions that stay, this one included.")] = 2,
     force: Annotated[bool, typer.Option("--force", help="Publish even what the repository already holds.")] = False,
+    accept_new_ids: Annotated[
+        bool, typer.Option("--accept-new-ids", help="Publish what numbers its ids otherwise than what is served.")
+    ] = False,
     wait_s: WaitOption = 60.0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -48,7 +51,16 @@ def publish(
     before = set(bundles(repository)) if repository.is_dir() else set()
     number = None
     try:
-        number = publish_version(source, repository, version=version, kind=kind, share=share, keep=keep, force=force)
+        number = publish_version(
+            source,
+            repository,
+            version=version,
+            kind=kind,
+            share=share,
+            keep=keep,
+            force=force,
+            accept_new_ids=accept_new_ids,
+        )
         if number in before:
             typer.echo(f"version {number} already holds this; --force publishes it as another one", err=True)
         if kind is None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from fuserec import journal
 from fuserec.errors import BundleError, UsageError
+from fuserec.export.ids import require_served_numbers
 from fuserec.export.publishing import LOCK, disk_errors, publishing
 from fuserec.files import locked
+from fuserec.id_map import IdMaps
 from fuserec.manifest import FILE_NAME, Manifest, bundle_folder, bundles
 from fuserec.traffic import Experiment, Traffic, served_folder
 
@@ -29,6 +31,7 @@ def publish(
     share: float = 1.0,
     keep: int = 2,
     force: bool = False,
+    accept_new_ids: bool = False,
 ) -> int:
     """Copy a version of one repository into another as its newest, and have it served, or tried.
 
@@ -42,13 +45,14 @@ def publish(
         share: Of the users that it answers, in an experiment.
         keep: How many good versions stay in `repository`, this one included.
         force: Copy it all the same, as another version.
+        accept_new_ids: Whether ids may have other numbers than in the version that is served.
 
     Returns:
         Its number in `repository`.
 
     Raises:
         BundleError: The source is damaged, or the repository holds nothing that it could be tried beside.
-        ExportError: `repository` is something else, or cannot be written to.
+        ExportError: `repository` is something else, numbers its ids differently, or cannot be written to.
         UsageError: Both are the same folder, or the same version would be tried beside itself.
     """
     if source.resolve() == repository.resolve():
@@ -56,6 +60,8 @@ def publish(
     bundle = bundle_folder(source, version)
     manifest = Manifest.read(bundle)
     manifest.verify(source)
+    if not accept_new_ids:
+        require_served_numbers(repository, IdMaps.read(bundle, BundleError), bundle)
     if kind is not None:
         Experiment(kind, 1, share)  # says what is wrong with them before anything is done
     if not force and (same := same_content(repository, manifest)) is not None:

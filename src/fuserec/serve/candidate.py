@@ -87,6 +87,8 @@ class Attempt:
         try:
             manifest = self._server.versions.verified(self.version, self._check)
             self._check()
+            if not self._server.can_be_steered:
+                return
             self.state, self._opening_since = OPENING, time.monotonic()
             self._server.turn_to(manifest, self._check)
         except _Cancelled as error:

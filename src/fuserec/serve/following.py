@@ -64,12 +64,25 @@ class Follower:
         self._journal_works = True
         self._status: Status | None = None
         self.served = server.manifest.version
+        # A whole version that a server which cannot be steered has to be started with.
+        self.to_start: int | None = None
 
     def started(self) -> None:
         """Note what a server that has just been started serves."""
         if self._server.complaint:
             self._say(self._server.complaint)
         version = self._server.manifest.version
+        if self.to_start not in (None, version):
+            reason = "the server does not start with it"
+            self._refused[self.to_start] = _Refusal(
+                reason,
+                self._server.versions.fingerprint(self.to_start),
+                self._asked_at(self.to_start),
+                float("inf"),
+                time.monotonic(),
+            )
+            self._record(journal.REFUSED, self.to_start, reason)
+        self.to_start = None
         line = journal.served_line(journal.events(self._server.repository))
         if line[-1:] != [version]:
             self._record(journal.SERVED, version, journal.FALLBACK if version in line else journal.START)
@@ -123,7 +136,9 @@ class Follower:
                 attempt.cancel()
             return
         self._attempt = None
-        if attempt.error is None:
+        if attempt.error is None and not self._server.can_be_steered:
+            self.to_start = attempt.version
+        elif attempt.error is None:
             self.served = attempt.version
             self._refused.pop(attempt.version, None)
             self._complaint = ""

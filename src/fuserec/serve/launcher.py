@@ -24,9 +24,11 @@ from fuserec.manifest import Manifest
 from fuserec.serve import heartbeat
 from fuserec.serve.admin import Admin, Key
 from fuserec.serve.binary import ServerBinary, find_binary
-from fuserec.serve.engines import device_target
+from fuserec.serve.device import Device, Need, decide
 from fuserec.serve.observing import Observing
+from fuserec.serve.probe import Survey, device_target, survey
 from fuserec.serve.processes import children_of, listening_ports, processes_of
+from fuserec.serve.sealed import CannotSeal
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
 from fuserec.serve.tritonserver import ServerProcess
@@ -158,9 +160,11 @@ class Server:
         self._start_timeout_s = start_timeout_s
         self._scratch: Path | None = None
         self._process: ServerProcess | None = None
-        self._key = Key()
+        # Made for each process: one that takes the port of a server that died is told nothing of use.
+        self._key = Key(None)
         self._view: View | None = None
         self._manifest: Manifest | None = None
+        self._device: Device | None = None
         # The version that each model answers from; during a swap they differ.
         self._loaded: dict[str, int] = {}
         # Processes of a model that was opened anew, and since when they are to go.
@@ -200,6 +204,13 @@ class Server:
         return dict(self._loaded)
 
     @property
+    def device(self) -> Device:
+        """Where its models compute: decided at the first start, and kept for those after it."""
+        if self._device is None:
+            raise LaunchError("the server was never started")
+        return self._device
+
+    @property
     def shown(self) -> Path:
         """The model repository that the running server sees, see `fuserec.serve.view`."""
         if self._view is None:
@@ -230,8 +241,8 @@ class Server:
 
         Raises:
             BundleError: The repository is missing, or no version that could be served is whole; nothing was started.
-            LaunchError: It runs already, a port is taken, the binary is missing, the server died, or it did not
-                answer in time.
+            LaunchError: It runs already, a port is taken, the binary is missing, the device that was asked for cannot
+                be had, the server died, or it did not answer in time.
         """
         if self._process is not None:
             raise LaunchError(f"the server over {self.repository} runs already; stop it first")
@@ -250,6 +261,10 @@ class Server:
                 "it; for production run the vendor's current container and give --tritonserver PATH",
                 self.address.host,
             )
+        if self._device is None:
+            found = Survey(None) if self.settings.device == "cpu" else survey()
+            self._device = decide(self.settings, found, Need.of(manifest, self.settings))
+            logger.info("device: %s", self._device)
         try:
             self._manifest = manifest
             self._loaded = dict.fromkeys(manifest.models, manifest.version)
@@ -281,6 +296,11 @@ class Server:
     def admin(self) -> Admin:
         """Return the model repository API of this server."""
         return Admin(self._target, self._key)
+
+    @property
+    def can_be_steered(self) -> bool:
+        """Whether it opens versions and models while it runs; else it has to be started anew for that."""
+        return self._key.value is not None
 
     @property
     def _target(self) -> str:
@@ -536,16 +556,39 @@ class Server:
             # Else it is not ready while another version is opened, and never again after one could not be: every
             # replica at once would be taken out of service for a version that serves nobody.
             "--strict-readiness=false",
-            *self._key.options,
             *self.observing.options,
+            # Without it the processes of a model take turns, and each finds its caches cold; see `ServingConfig`.
+            "--rate-limit=execution_count",
             "--exit-timeout-secs=10",
         ]
         for name, port in self.address.ports.items():
             options += [f"--{name}-address={self.address.bind_host}", f"--{name}-port={port}"]
         if device_target() is None:
             options.append("--allow-gpu-metrics=false")
-        environment = {**self.observing.environment, heartbeat.VARIABLE: str(self.vitals)}
-        self._process = ServerProcess(binary, options, environment, self.log)
+        self._process = self._started(binary, options)
+
+    def _started(self, binary: ServerBinary, options: Sequence[str]) -> ServerProcess:
+        """Start the process with a key of its own, or with none where a key would be seen by others."""
+
+        def start(key: Key) -> ServerProcess:
+            self._key = key
+            return ServerProcess(
+                binary,
+                [*options, *key.options],
+                {**self.observing.environment, **self.device.environment, heartbeat.VARIABLE: str(self.vitals)},
+                self.log,
+                sealed=key.sealed_options,
+            )
+
+        try:
+            return start(Key())
+        except CannotSeal as error:
+            logger.warning(
+                "%s, so the key of the administrative API would be seen by every user: that API is closed to the "
+                "launcher too, which starts the server anew where it would have loaded a model",
+                error,
+            )
+            return start(Key(None))
 
     def _remove_bytecode(self) -> None:
         """Remove what Python cached of the models' `model.py`; no setting keeps the server's interpreter from it.

@@ -207,6 +207,8 @@ class Supervisor:
             if not isinstance(error, FuserecError | OSError):
                 logger.exception("the repository cannot be followed")
             self._complain(f"what the repository says cannot be followed: {type(error).__name__}: {error!s:.300}")
+        if self._follower.to_start is not None:
+            self._restart(f"the server cannot open version {self._follower.to_start} while it runs", stop)
 
     def _look(self) -> str | None:
         """Kill the processes that hang; return why the server itself has to go, None where it need not."""
@@ -301,6 +303,8 @@ class Supervisor:
 
     def _restart(self, why: str, stop: threading.Event, *, kill: bool = False) -> None:
         last_good = self._follower.served
+        if self._follower.to_start is not None and self._failed_starts[self._follower.to_start] < _STARTS_OF_ONE:
+            last_good = self._follower.to_start
         self._end_watching()
         while (wait_s := self._backoff.next_s()) is not None:
             self._say(f"{why}; starting it again" + (f" in {wait_s:.1f} s" if wait_s else ""))

@@ -18,6 +18,8 @@ from typing import Final
 from fuserec.errors import LaunchError
 from fuserec.serve import keeper
 from fuserec.serve.binary import ServerBinary
+from fuserec.serve.private_memory import can_keep_private, keep_private
+from fuserec.serve.sealed import PLACEHOLDER, CannotSeal, seal, variables, wait_to_be_sealed
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +43,22 @@ class ServerProcess:
         options: Its command line.
         environment: What it reads beside what its binary needs.
         log: File that what it prints is added to, `-` for stderr.
+        sealed: More options, which no other user may read.
 
     Raises:
+        CannotSeal: There are such options, and this machine lets nobody hide them; nothing was started.
         LaunchError: The log cannot be written, or the process cannot be made.
     """
 
-    def __init__(self, binary: ServerBinary, options: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        binary: ServerBinary,
+        options: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        sealed: Sequence[str] = (),
+    ) -> None:
         self._log = log
         self._log_fd: int | None = None
         libc = ctypes.CDLL(None)
@@ -59,36 +71,57 @@ class ServerProcess:
             if os.getppid() != launcher:
                 os._exit(1)
             resource.setrlimit(resource.RLIMIT_NOFILE, (self.max_files, self.max_files))
+            if is_private:
+                keep_private()
+            if sealed:
+                wait_to_be_sealed()
 
+        if not (is_private := can_keep_private()):
+            logger.warning(
+                "other users of this machine can read the requests of this server in /dev/shm: the kernel has no "
+                "seccomp filters, which would keep them from it"
+            )
+        prefix = _shm_prefix("$$")
         try:
-            output: int = 2
-            if log != STDERR:
-                log.parent.mkdir(parents=True, exist_ok=True)
-                # Appended to, so that a rotation by truncation leaves no hole; kept open, so that the end of it can be
-                # read after a rotation by renaming.
-                self._log_fd = output = os.open(log, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._process = subprocess.Popen(
                 # A shell that becomes the server, so that its own process id can be part of an option.
-                ["/bin/sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={_shm_prefix("$$")}']
-                + ["sh", str(binary.path), *options],
-                env=binary.environment() | dict(environment),
+                ["/bin/sh", "-c", f'exec "$0" --backend-config=python,shm-region-prefix-name={prefix} "$@"']
+                + [str(binary.path), *options, *[PLACEHOLDER] * len(sealed)],
+                env=binary.environment() | dict(environment) | variables(sealed),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=self._open_log(),
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Its files, and with the filter above its shared memory, are for this user alone.
+                umask=0o077,
                 preexec_fn=tie_to_launcher,
             )
-        except (OSError, subprocess.SubprocessError) as error:
+            if sealed:
+                seal(self.pid, len(sealed), starts=2)
+        except subprocess.SubprocessError as error:
+            self._close_log()
+            raise CannotSeal(f"a process of this machine cannot be traced by its parent ({error})") from None
+        except CannotSeal:
+            self._process.wait()
+            self._close_log()
+            raise
+        except OSError as error:
             self._close_log()
             raise LaunchError(f"the server cannot be started: {error}; see --log and the disk") from None
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", keeper.__file__, str(self.pid), _shm_prefix(self.pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-        )
+        try:
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", keeper.__file__, str(self.pid), _shm_prefix(self.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            self.kill()
+            self._process.wait()
+            self._close_log()
+            raise LaunchError(f"nothing can be started that would end the server with its launcher: {error}") from None
 
     @property
     def pid(self) -> int:
@@ -148,6 +181,17 @@ class ServerProcess:
             self._keeper.stdin.write(b".")
             self._keeper.stdin.close()
         self._keeper.wait()
+
+    def _open_log(self) -> int:
+        """Open the log to be added to, so that a rotation by truncation leaves no hole, and return its descriptor.
+
+        It stays open, so that the end of it can be read after a rotation by renaming.
+        """
+        if self._log == STDERR:
+            return 2
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_fd = os.open(self._log, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return self._log_fd
 
     def _close_log(self) -> None:
         if self._log_fd is not None:
