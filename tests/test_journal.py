@@ -83,3 +83,5 @@ def test_a_journal_that_is_no_file_holds_nothing(tmp_path: Path, kind: str) -> N
     else:
         path.symlink_to(path)
     assert journal.events(tmp_path) == []
+    with pytest.raises(OSError, match=journal.FILE_NAME):
+        journal.record(tmp_path, SERVED, 1, START)

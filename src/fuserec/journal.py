@@ -69,7 +69,9 @@ def record(repository: Path, kind: str, version: int, why: str, by: str | None =
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     event = Event(now, kind, version, by or operator(), why[: _MAX_LINE // 8])
     line = json.dumps(dataclasses.asdict(event)) + "\n"
-    fd = os.open(repository / FILE_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    # Not blocking: a pipe in its place would never be opened.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    fd = os.open(repository / FILE_NAME, flags, 0o644)
     try:
         # One write of an append: two writers do not mix. What a full disk cut off is ended by a line of its own.
         if os.write(fd, line.encode()) != len(line.encode()):

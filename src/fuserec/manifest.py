@@ -234,10 +234,21 @@ class Manifest:
         return f"{model}/{self.version}/{file}"
 
     def paths(self, repository: Path) -> Iterator[Path]:
-        """Yield where everything that `verify` looks at lies, the manifest first."""
+        """Yield where the files of this version lie, the manifest first."""
         yield repository / self.models[0] / str(self.version) / FILE_NAME
         yield from (repository / self.path_of(name) for name in self.files)
-        yield from (repository / model / CONFIG_FILE for model in self.models)
+
+    def verify_configs(self, repository: Path) -> None:
+        """Compare the files that all versions share, `MODEL/config.pbtxt`, with those of some version.
+
+        Raises:
+            BundleError: One is missing, cannot be read, or was published with no version.
+        """
+        try:
+            for model in self.models:
+                _verify_config(repository / model, repository.resolve())
+        except (OSError, RuntimeError) as error:
+            raise BundleError(f"the configurations of {repository} cannot be read: {error!s:.300}") from None
 
     def verify(self, repository: Path, between: Callable[[], object] | None = None) -> None:
         """Compare the files of a repository with what was published: all sizes, then all hashes.

@@ -70,6 +70,22 @@ def test_a_version_is_hashed_once(three: Path, monkeypatch: pytest.MonkeyPatch) 
         versions.verified(1)
 
 
+def test_a_new_version_lets_the_old_one_be_read_no_second_time(
+    three: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It replaces the configurations, which all versions share."""
+    versions = Versions(three)
+    versions.verified(1)
+    rollout.publish(repository, three, keep=9, force=True)
+    read = []
+    monkeypatch.setattr("fuserec.manifest.sha256", lambda path, between=None: read.append(path) or _sha256(path))
+    versions.verified(1)
+    assert {path.name for path in read} <= {"config.pbtxt"}, f"read again: {read}"
+    (three / "recommend" / "config.pbtxt").write_text("# of somebody\n")
+    with pytest.raises(BundleError, match="was changed after it was published"):
+        versions.verified(1)
+
+
 def _sha256(path: Path) -> str:
     import hashlib
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -247,6 +248,37 @@ def test_a_hung_process_is_replaced(site: Site, number: signal.Signals) -> None:
     site.wait_for("'recommend' is whole again")
     assert hung not in process_ids(site.server.pid, "recommend")
     assert site.version() == "1"
+
+
+def test_a_full_disk_ends_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that the server is shown has no room: a new version waits, and a lost process is done without."""
+    view = site.server._view
+    assert view is not None
+    pid, show, full = site.server.pid, view.show, [True]
+
+    def show_or_fail(*arguments: object) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        show(*arguments)
+
+    monkeypatch.setattr(view, "show", show_or_fail)
+    put_version(site.repository)
+    assert "No space left" in site.wait_for("version 1 goes on")
+    os.kill(process_ids(site.server.pid, "recommend", 1)[0], signal.SIGKILL)
+    site.wait_for("a process less serves")
+    assert site.version() == "1" and site.server.pid == pid
+    full[0] = False
+    site.wait_for("'recommend' is whole again")
+    site.wait_for("version 2 is served")
+    assert site.server.pid == pid, "the server was started again"
+
+
+def test_a_log_without_room_keeps_nobody_from_answering(repository: Path) -> None:
+    with Server(repository, address=Address.free(), settings=ONE, log=Path("/dev/full")) as server:
+        server.canary()
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not server.is_running, "its end")
+        assert "no file that can be read again" in server.epitaph()
 
 
 def test_an_experiment_that_nobody_gets_is_said(site: Site, repository: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def publish(
     accept_new_ids: Annotated[
         bool, typer.Option("--accept-new-ids", help="Publish what numbers its ids otherwise than what is served.")
     ] = False,
-    wait_s: WaitOption = 60.0,
+    wait_s: WaitOption = 150.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Put a version into a served repository; the server turns to it without losing a call, or says why not."""
@@ -79,7 +79,7 @@ def publish(
 
 
 @app.command()
-def rollback(target: TargetArgument, wait_s: WaitOption = 60.0, as_json: JsonFlag = False) -> None:
+def rollback(target: TargetArgument, wait_s: WaitOption = 150.0, as_json: JsonFlag = False) -> None:
     """Serve what was served before, and end an experiment; a version that never was is not gone back to."""
     from fuserec.cli._word import wait_for_version
     from fuserec.export.rollout import roll_back
@@ -103,7 +103,7 @@ def traffic(
     ab: Annotated[int | None, typer.Option(help="Version that answers a share of the users.")] = None,
     share: ShareOption = 0.1,
     stop: Annotated[bool, typer.Option("--stop", help="End the experiment.")] = False,
-    wait_s: WaitOption = 60.0,
+    wait_s: WaitOption = 150.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Show which version is served and which is tried beside it, or change it."""

@@ -158,6 +158,7 @@ class Standing:
         state: How that is; empty where no server says.
         servers: Each known server to the version that it answers from.
         refused: Versions that a server refuses, and why.
+        refusals: How often one was refused since the servers began.
         versions: What is there.
         history: The last events of the journal.
         shadowed: What a shadow has done so far.
@@ -171,6 +172,7 @@ class Standing:
     state: dict[str, Any]
     servers: dict[str, int]
     refused: dict[str, str]
+    refusals: int
     versions: list[int]
     history: list[journal.Event]
     shadowed: dict[str, float] | None
@@ -212,6 +214,7 @@ class Standing:
             dict(bad or (states[0] if states else {})),
             servers,
             refused,
+            sum(status.refusals for status in told.values()),
             list(bundles(repository)),
             history[-_LAST_EVENTS:],
             shadowed,
@@ -233,6 +236,7 @@ class Standing:
             "experiment": experiment,
             "servers": self.servers,
             "refused": self.refused,
+            "refusals": self.refusals,
             "versions": self.versions,
             "history": [dataclasses.asdict(event) for event in self.history],
         }

@@ -62,6 +62,7 @@ class Follower:
         self._changing: tuple[int, Hashable, float] | None = None
         self._complaint = ""
         self._journal_works = True
+        self._refusals = 0
         self._status: Status | None = None
         self.served = server.manifest.version
         # A whole version that a server which cannot be steered has to be started with.
@@ -149,6 +150,7 @@ class Follower:
 
     def _refuse(self, attempt: Attempt, blame: str) -> None:
         version = attempt.version
+        self._refusals += 1
         again_at = time.monotonic() + _AGAIN_S if isinstance(attempt.error, NoRoomError) else float("inf")
         before = self._refused.get(version)
         fingerprint = self._server.versions.fingerprint(version)
@@ -200,6 +202,7 @@ class Follower:
             doing=None if attempt is None else attempt.state,
             refused={str(version): Refused(each.reason, each.at_s) for version, each in self._refused.items()},
             experiment=self._experiment(),
+            refusals=self._refusals,
         )
         if status != self._status:
             self._status = status

@@ -42,6 +42,7 @@ class Status:
         refused: Versions that are not served though they were wanted: why, and since when.
         experiment: The one that was asked for (`kind`, `version`, `share`), its `state` (`waiting`, `opening`,
             `running`, `refused`, `failed`) and the `reason` of it; None where there is none.
+        refusals: How often a version was refused since the launcher began.
     """
 
     served: int
@@ -49,6 +50,7 @@ class Status:
     doing: str | None = None
     refused: dict[str, Refused] = field(default_factory=dict)
     experiment: dict[str, object] | None = None
+    refusals: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -146,7 +147,10 @@ class ServerProcess:
         if self._log_fd is None:
             return "    (it is above)" if self._log == STDERR else "    (it is closed)"
         try:
-            start = max(0, os.fstat(self._log_fd).st_size - _LOG_TAIL_BYTES)
+            status = os.fstat(self._log_fd)
+            if not stat.S_ISREG(status.st_mode):
+                return "    (it is no file that can be read again)"
+            start = max(0, status.st_size - _LOG_TAIL_BYTES)
             lines = os.pread(self._log_fd, _LOG_TAIL_BYTES, start).decode(errors="replace").splitlines()
         except OSError as error:
             return f"    (it cannot be read: {error.strerror})"

@@ -6,12 +6,12 @@ died is back at once, however large its files are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 
 from fuserec import journal
 from fuserec.errors import BundleError
-from fuserec.manifest import Manifest, bundle_folder, bundles
+from fuserec.manifest import CONFIG_FILE, Manifest, bundle_folder, bundles
 from fuserec.traffic import Traffic, served_folder
 
 
@@ -43,11 +43,13 @@ class Versions:
         bundle = bundle_folder(self._repository, version)
         if version in self._whole:
             manifest, before = self._whole[version]
-            if before == self.fingerprint(version):
+            if before == _stamps(manifest.paths(self._repository)):
+                # Shared with the other versions, so that a new one may have replaced them.
+                manifest.verify_configs(self._repository)
                 return manifest
             del self._whole[version]
         manifest = Manifest.read(bundle)
-        before = _fingerprint(self._repository, manifest)
+        before = _stamps(manifest.paths(self._repository))
         manifest.verify(self._repository, between)
         self._whole[version] = manifest, before
         return manifest
@@ -57,7 +59,9 @@ class Versions:
         try:
             bundle = bundle_folder(self._repository, version)
             known = self._whole.get(version)
-            return _fingerprint(self._repository, known[0] if known else Manifest.read(bundle))
+            manifest = known[0] if known else Manifest.read(bundle)
+            shared = [self._repository / model / CONFIG_FILE for model in manifest.models]
+            return _stamps([*manifest.paths(self._repository), *shared])
         except (BundleError, OSError) as error:
             return str(error), _stamp(self._repository / "recommend" / str(version) / "manifest.json")
 
@@ -109,8 +113,8 @@ def _tried(repository: Path) -> set[int]:
     return {experiment.version} if experiment else set()
 
 
-def _fingerprint(repository: Path, manifest: Manifest) -> Hashable:
-    return tuple(_stamp(path) for path in manifest.paths(repository))
+def _stamps(paths: Iterable[Path]) -> Hashable:
+    return tuple(map(_stamp, paths))
 
 
 def _stamp(path: Path) -> Hashable:
