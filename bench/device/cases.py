@@ -17,6 +17,8 @@ from fuserec.kernels import Bag, ItemIndex, Lookup
 
 Floats = npt.NDArray[np.float32]
 Kind = Literal["dense", "lookup", "bag", "weighted"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+Way = Literal["host", "device", "rows on host", "known"]
 Filters = Literal["none", "exclude", "set", "allow", "allow_each", "both", "nearly_all"]
 
 KS: Final = (10, 1, 100, 2, 1000, 16, 4096, 17, 128, 129, 1024)
@@ -34,7 +36,8 @@ class Plan:
         filters: What is left out.
         metric: Of the index.
         codes: Of the index.
-        half: The items are float16.
+        dtype: What holds every entry of the items.
+        way: How the search is asked; see `ways.py`.
         queries: How many queries it is asked with, about.
         tables: Kinds of tables, names of `TABLES`; all of them when empty.
         repeats: How often a search is repeated where that is tried.
@@ -47,7 +50,8 @@ class Plan:
     filters: Filters = "none"
     metric: Literal["dot", "cosine"] = "dot"
     codes: Literal["int8", "none"] = "int8"
-    half: bool = False
+    dtype: Dtype = "float32"
+    way: Way = "host"
     queries: int = 30_000
     tables: tuple[str, ...] = ()
     repeats: int = 10
@@ -56,8 +60,15 @@ class Plan:
     @property
     def name(self) -> str:
         """As rows of the results name it."""
-        rest = [self.metric, "float16" if self.half else "float32", self.codes, self.kind, self.filters]
+        rest = [self.metric, self.dtype, self.codes, self.kind, self.filters, self.way]
         return f"{self.rows}x{self.dim} " + " ".join(rest)
+
+
+_REHEARSED_WAYS: Final[tuple[tuple[Kind, Way], ...]] = (
+    ("dense", "device"),
+    ("dense", "rows on host"),
+    ("lookup", "known"),
+)
 
 
 def full_plans() -> list[Plan]:
@@ -71,7 +82,7 @@ def full_plans() -> list[Plan]:
         Plan(1_000_003, 64, filters="exclude", queries=8_000),
         Plan(20_011, 768),
         Plan(20_011, 768, filters="both", queries=20_000),
-        Plan(5_003, 1024, half=True),
+        Plan(5_003, 1024, dtype="float16"),
         Plan(5_003, 4096, queries=4_000),
         Plan(20_011, 256, "lookup"),
         Plan(20_011, 64, "bag", metric="cosine"),
@@ -79,16 +90,21 @@ def full_plans() -> list[Plan]:
         Plan(20_011, 128, "bag", "allow"),
         Plan(4_093, 65, filters="allow_each"),
         Plan(4_093, 17, filters="both"),
-        Plan(20_011, 128, filters="set", half=True),
+        Plan(20_011, 128, filters="set", dtype="float16"),
         Plan(4_093, 128, filters="nearly_all"),
         Plan(20_011, 128, codes="none", queries=20_000),
-        Plan(20_011, 64, filters="both", codes="none", half=True, queries=20_000),
+        Plan(20_011, 64, filters="both", codes="none", dtype="float16", queries=20_000),
         Plan(127, 64, filters="exclude"),
         Plan(129, 16, queries=40_000),
         Plan(33, 3, filters="exclude", queries=40_000),
         Plan(1, 1, queries=10_000),
-        Plan(20_011, 64, metric="cosine", queries=400_000),
-        Plan(4_093, 128, "lookup", queries=150_000),
+        Plan(20_011, 128, filters="exclude", way="device"),
+        Plan(20_011, 64, filters="both", metric="cosine", way="device"),
+        Plan(20_011, 128, filters="exclude", way="rows on host"),
+        Plan(20_011, 128, dtype="bfloat16", way="rows on host", queries=20_000),
+        Plan(20_011, 128, "lookup", "exclude", way="known"),
+        Plan(20_011, 64, metric="cosine", queries=350_000),
+        Plan(4_093, 128, "lookup", queries=100_000),
     ]
 
 
@@ -96,6 +112,10 @@ def rehearsal_plans() -> list[Plan]:
     """Return a few small ones that take the same ways."""
     return [
         Plan(70, 17, filters="exclude", queries=4, tables=("integers", "equal"), repeats=2, interpreted=True),
+        *(
+            Plan(40, 16, kind, "exclude", way=way, queries=2, tables=("normal",), repeats=1, interpreted=True)
+            for kind, way in _REHEARSED_WAYS
+        ),
         Plan(203, 16, filters="exclude", queries=60),
         Plan(64, 33, "bag", "both", "cosine", queries=40),
         Plan(70, 8, "lookup", "allow_each", codes="none", queries=40),
@@ -136,8 +156,10 @@ def indices(plan: Plan, seed: int) -> Iterator[tuple[str, ItemIndex]]:
             continue
         rng = np.random.default_rng((seed, at))
         rows = make(rng, plan.rows, plan.dim)
-        if plan.half:
+        if plan.dtype == "float16":
             rows = np.clip(rows, -6e4, 6e4).astype(np.float16).astype(np.float32)
+        if plan.dtype == "bfloat16":
+            rows = (rows.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
         if plan.metric == "cosine":
             rows[(rows == 0).all(1), 0] = 1.0
         ids = np.sort(rng.choice(3 * plan.rows, plan.rows, replace=False)) + 1000

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from bench.device._facts import ROOT
 from bench.device._rows import table
 from bench.device._step_options import Told, told
 from bench.device.cases import Plan, Question, full_plans, rehearsal_plans
+from bench.device.ways import Backend, searcher
 from fuserec.kernels import ItemIndex, TopK
 
 _WORKERS: Final = 8
@@ -35,17 +35,6 @@ TOOLS: Final = ("memcheck", "racecheck")
 _POISON_BYTES: Final = 1 << 29
 
 
-def answer(index: ItemIndex, question: Question, backend: str) -> TopK:
-    """Search as any user does."""
-    return index.search(
-        question.query,
-        question.k,
-        exclude=question.exclude,
-        allow=question.allow,
-        backend=backend,  # type: ignore[arg-type]
-    )
-
-
 def poison() -> None:
     """Fill memory that torch will hand out again with NaN and -1, so that reading what nobody wrote shows."""
     import torch
@@ -53,18 +42,18 @@ def poison() -> None:
     torch.full((_POISON_BYTES,), 0xFF, dtype=torch.uint8, device="cuda")
 
 
-def run_plan(plan: Plan, backend: str, seconds: float) -> tuple[differential.Count, float]:
+def run_plan(plan: Plan, backend: Backend, seconds: float) -> tuple[differential.Count, float]:
     """Carry out one plan in this process; return what it came to, and the seconds it took."""
     start = time.monotonic()
     device = "cuda" if backend == "cuda" else "cpu"
-    searcher = partial(answer, backend=backend)
-    if backend == "cuda":
+    answer = searcher(plan.way, backend)
 
-        def searcher(index: ItemIndex, question: Question) -> TopK:  # type: ignore[misc]
-            poison()
-            return answer(index, question, backend)
+    def on_poisoned_memory(index: ItemIndex, question: Question) -> TopK:
+        poison()
+        return answer(index, question)
 
-    count = differential.run(plan, searcher, device, until=start + seconds)
+    asked = on_poisoned_memory if device == "cuda" else answer
+    count = differential.run(plan, asked, device, until=start + seconds)
     return count, time.monotonic() - start
 
 
@@ -81,7 +70,7 @@ class Part:
         return {"check": self.check, "part": self.part, **self.cells}
 
 
-def _differential(step: Told, backend: str) -> Iterator[Part]:
+def _differential(step: Told, backend: Backend) -> Iterator[Part]:
     plans = rehearsal_plans() if step.rehearse else full_plans()
     seconds = max(1.0, step.left_s - _LAST_S)
     if step.rehearse:
@@ -105,7 +94,7 @@ def _differential(step: Told, backend: str) -> Iterator[Part]:
                 yield _part(plan, *future.result())
 
 
-def _until(plan: Plan, backend: str, moment: float) -> tuple[differential.Count, float]:
+def _until(plan: Plan, backend: Backend, moment: float) -> tuple[differential.Count, float]:
     return run_plan(plan, backend, moment - time.time())
 
 
@@ -174,7 +163,7 @@ def _read_sanitizer(tool: str, process: subprocess.Popen[bytes] | None, log: Pat
     return Part("sanitizer", tool, {"sound": False, "what": " ".join(lines[:4])[:300] or text[-300:]})
 
 
-def check(step: Told, backend: str) -> Iterator[Part]:
+def check(step: Told, backend: Backend) -> Iterator[Part]:
     """Yield what each part found, as it ends."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -228,7 +217,7 @@ def total(parts: Sequence[Part]) -> Part:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check everything; 1 if something was wrong."""
     step = told("correctness", "Whether the answers are right.", arguments)
-    backend = "cuda"
+    backend: Backend = "cuda"
     if step.rehearse:
         from bench.device.subject import rehearsal_backend
 

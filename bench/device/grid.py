@@ -100,6 +100,7 @@ def rehearsed() -> list[Cell]:
     """Return a few small cells that take the same ways."""
     base = Cell(640, 16, k=10)
     return [
+        Cell(64, 16, k=5, excluded=3),
         replace(base, compiled=True),
         replace(base, batch=3, excluded=5),
         replace(base, batch=3, dtype="float16"),

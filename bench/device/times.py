@@ -18,12 +18,13 @@ from bench.device import aims, grid, limits, tables
 from bench.device._rows import read_rows, table
 from bench.device._step_options import Told, told
 from bench.device._timing import Timing
-from bench.device.clock import Work, captured, device_us, host_us, interleaved
+from bench.device.clock import Work, device_us, host_us, interleaved
 from bench.device.grid import Cell
 from bench.device.limits import Limits
 from bench.device.rivals import KINDS, Rival, Tables
 from bench.device.subject import Subject, subject
 from bench.traffic import traffic
+from fuserec.errors import FuserecError
 from fuserec.kernels.search.gpu_config import DEFAULT_ARCH, Shape
 
 OURS: Final = "fuserec"
@@ -110,7 +111,7 @@ def _table(bench: Bench, group: Sequence[Cell]) -> list[Cell]:
     try:
         made = tables.normal_rows(rows, dim, getattr(torch, dtype), bench.device)
         ours = subject(made, place, bench.device)
-    except (NotImplementedError, RuntimeError, MemoryError) as error:  # torch's out of memory is a RuntimeError
+    except (RuntimeError, FuserecError, MemoryError) as error:  # torch's out of memory is a RuntimeError
         for cell in group:
             bench.step.rows.add(**cell.cells(), contender=OURS, state=_said(error))
         return []
@@ -121,7 +122,7 @@ def _table(bench: Bench, group: Sequence[Cell]) -> list[Cell]:
             return list(group[at:])
         try:
             found = _cell(bench, cell, ours, theirs)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, FuserecError, ValueError) as error:
             found = [{**cell.cells(), "contender": OURS, "state": _said(error)}]
         for row in found:
             bench.step.rows.add(**row)
@@ -144,9 +145,9 @@ def _cell(bench: Bench, cell: Cell, ours: Subject, theirs: Tables) -> list[Row]:
     there: dict[str, Work] = {name: rival.work for name, rival in rivals.items()}
     host: dict[str, Work] = {name: _turning(rival.search, queries) for name, rival in rivals.items()}
     host = {OURS: _turning(lambda q: ours.search(q, cell.k, excluded), queries)} | host
-    work = ours.work(torch.from_numpy(queries[0]).to(bench.device), cell.k, on_device)
-    if work is not None:
-        there = {OURS: captured(work, bench.device)} | there
+    ours_there = ours.work(torch.from_numpy(queries[0]).to(bench.device), cell.k, on_device)
+    if ours_there is not None:
+        there = {OURS: ours_there[0]} | there
     seconds = min(_CELL_S, bench.step.left_s) / 2 if bench.device == "cuda" else 0.02
     on_card = interleaved(there, partial(_device_us, device=bench.device), seconds=seconds)
     from_host = interleaved(host, host_us, seconds=seconds)
@@ -157,6 +158,7 @@ def _cell(bench: Bench, cell: Cell, ours: Subject, theirs: Tables) -> list[Row]:
         found.append(row | {"exact": rival.kind.exact, "agrees_pct": agrees})
     found[0] |= {
         "exact": True,
+        "device_clock": ours_there and ours_there[1],
         "certified_pct": round(100 * float(answer.certified.mean()), 2),
         "rescored_rows": round(float(answer.rescored.mean()), 1),
     }
