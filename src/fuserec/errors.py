@@ -19,6 +19,7 @@
         +-- ServerUnavailable   another attempt may succeed; the client has made those it was allowed
         |   +-- ServerOverloaded    the same: it answers, and has too much to do
         +-- ServerFault         see the server's log
+            +-- MalformedAnswer     see what listens there: what came is no answer of this service
 
 Anything else that is raised is a bug and keeps its stack trace.
 """
@@ -118,3 +119,7 @@ class ServerOverloaded(ServerUnavailable):
 
 class ServerFault(ClientError, RuntimeError):
     """The server failed while it answered; its log says why."""
+
+
+class MalformedAnswer(ServerFault):
+    """Something answered that cannot be understood, or that no fuserec server says; another attempt may succeed."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fuserec.contract import NO_ID
-from fuserec.kernels._arrays import Array, IntArray
+from fuserec.kernels._arrays import Array, IntArray, counted
 from fuserec.kernels.filters import ExcludedRows, RowFilter
 from fuserec.kernels.query import Pool
 from fuserec.kernels.search import op
@@ -280,7 +280,7 @@ class DeviceKnown:
         Raises:
             ValueError: As `ItemIndex.search`.
         """
-        pool = Pool("lookup", self._vectors, rows, np.arange(len(rows) + 1), np.empty(0, np.float32))
+        pool = Pool("lookup", self._vectors, rows, counted(len(rows) + 1), self._vectors[0, :0])
         return self._index._answer(self._searcher, as_request(pool, also, self._source, lists), k)
 
     def refresh(self, rows: IntArray) -> None:
