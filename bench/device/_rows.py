@@ -26,8 +26,12 @@ class Rows:
     def add(self, **cells: Any) -> Row:
         """Add a row and write the file."""
         self.rows.append(cells)
-        write_rows(self._path, self.rows)
+        self.write()
         return cells
+
+    def write(self) -> None:
+        """Write the file."""
+        write_rows(self._path, self.rows)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -109,7 +109,8 @@ def _rows_on_host(times: Sequence[Row], served: Sequence[Row]) -> float | None:
 
 def _served(times: Sequence[Row], served: Sequence[Row]) -> float | None:
     """Return our saturated throughput at ten million items over that of the rival."""
-    at = {row["contender"]: row["saturated_qps"] for row in served if row.get("items") == 10_000_000}
+    here = [row for row in served if row.get("items") == 10_000_000 and row.get("saturated_qps")]
+    at = {row["contender"]: row["saturated_qps"] for row in here}
     mine = [value for name, value in at.items() if str(name).startswith("fuserec") and value]
     theirs = [value for name, value in at.items() if not str(name).startswith("fuserec") and value]
     return round(float(max(mine) / max(theirs)), 3) if mine and theirs else None

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from fuserec.kernels import ItemIndex
+from fuserec.kernels._arrays import FloatArray, aligned_empty
+from fuserec.kernels.packed import GROUP, OFFSET, QUAD, PackedCodes, packed_shapes
 from fuserec.kernels.quantize import LARGEST_CODED, LEVELS, SMALLEST_CODED, quantize_rows
 
 _CHUNK_BYTES = 1 << 29  # float64 scratch
@@ -73,6 +75,40 @@ def check(device: str, rows: int = 5_000) -> str | None:
     return None
 
 
-def host_index(rows: torch.Tensor) -> ItemIndex:
-    """Return the index of rows as any user builds it, on the CPU."""
-    return ItemIndex.build(rows.cpu().numpy())
+def packed_index(rows: torch.Tensor) -> ItemIndex:
+    """Return the index of (N, D) float32 rows as `ItemIndex.build` makes it, coded and packed where the rows are."""
+    count, dim = rows.shape
+    values, scales, residuals = device_codes(rows)
+    shapes = packed_shapes(count, dim)
+    groups, quads = shapes["codes"][:2]
+    packed = PackedCodes(
+        codes=aligned_empty(shapes["codes"], np.uint8),
+        scale=_grouped(scales, groups),
+        residual=_grouped(residuals, groups),
+        reach=aligned_empty(shapes["reach"], np.float32),
+        rows=count,
+        dim=dim,
+    )
+    step = max(1, _CHUNK_BYTES // (8 * dim * GROUP))
+    for start in range(0, groups, step):
+        part = slice(start * GROUP, (start + step) * GROUP)
+        here = min(step, groups - start)
+        codes = torch.zeros((here * GROUP, quads * QUAD), dtype=torch.int8, device=rows.device)
+        codes[: len(values[part]), :dim] = values[part]
+        offset = (codes.view(torch.uint8) ^ OFFSET).view(here, GROUP, quads, QUAD).transpose(1, 2)
+        packed.codes[start : start + here] = offset.cpu().numpy()
+        norms = rows[part].double().square().sum(1).sqrt() * (1 + (dim + 4) * 2.0**-52)
+        reach = _round_up(norms) + residuals[part]
+        padded = torch.zeros(here * GROUP, device=rows.device)
+        padded[: len(reach)] = torch.nextafter(reach, torch.full_like(reach, torch.inf))
+        packed.reach[start : start + here] = padded.view(here, GROUP).amax(1).cpu().numpy()
+    embeddings = aligned_empty((count, dim), np.float32)
+    torch.from_numpy(embeddings).copy_(rows)
+    return ItemIndex(embeddings, np.arange(count), "dot", float(rows.abs().max()), packed)
+
+
+def _grouped(values: torch.Tensor, groups: int) -> FloatArray:
+    padded: FloatArray = aligned_empty((groups, GROUP), np.float32)
+    padded[:] = 0
+    padded.reshape(-1)[: len(values)] = values.cpu().numpy()
+    return padded

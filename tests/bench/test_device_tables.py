@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,22 @@ def test_residuals_are_upper_bounds() -> None:
     values, scales, residuals = tables.device_codes(rows)
     left = rows.double() - values.double() * scales.double()[:, None]
     assert (residuals.double() >= left.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (64, 128), (150, 33), (65, 16)])
+def test_a_packed_index_is_that_of_the_cpu(
+    shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_CHUNK_BYTES", 8 * shape[1] * 40)  # several chunks
+    rows = tables.normal_rows(*shape, torch.float32, "cpu")
+    want, got = ItemIndex.build(rows.numpy()), tables.packed_index(rows)
+    assert want.codes is not None and got.codes is not None
+    assert (got.embeddings == want.embeddings).all() and (got.ids == want.ids).all() and got.max_abs == want.max_abs
+    assert (got.codes.codes == want.codes.codes).all() and (got.codes.scale == want.codes.scale).all()
+    np.testing.assert_allclose(got.codes.residual, want.codes.residual, rtol=2.0**-22)
+    np.testing.assert_allclose(got.codes.reach, want.codes.reach, rtol=2.0**-22)
+    got.save(tmp_path / "index.safetensors")
+    assert ItemIndex.load(tmp_path / "index.safetensors").rows == shape[0]
 
 
 @needs_interpreter
