@@ -99,6 +99,7 @@ class _Model(abc.ABC):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request, and count it."""
+        self.departure.hold()
         try:
             with self.telemetry.executing():
                 responses = self.answer(requests)
