@@ -1,7 +1,7 @@
 """How a search on a GPU is cut into pieces; pure functions of its sizes, so that a choice can be tested and explained.
 
-The tiles are those that compile without spills for every architecture (`python -m bench.cubins`); none of them has
-been timed on a device yet.
+The tiles are those that compile without spills for every architecture (`python -m bench.cubins`), or those that were
+fastest on a device of it, where `gpu_timed.py` has any.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
+
+from fuserec.kernels.search.gpu_timed import timed_tiles
 
 # Rows at 16 elements load in the widest words, whatever the width of the table is.
 ALIGNMENT = 16
@@ -120,6 +122,17 @@ def choose_config(shape: Shape, dtype: Dtype, arch: int) -> GpuConfig:
     # and once a warp. 64 of them do not fit, nor do 32 of the widest.
     block_q = min(64 if arch == 90 and width <= 128 else 32, max(16, power_of_two(shape.batch)))
     block_n = 128 if block_q == 16 and width <= 128 else 64
+    if (timed := timed_tiles(shape.dim, shape.batch, arch)) is not None:
+        return GpuConfig(
+            "sift",
+            block_q=timed.block_q,
+            block_n=timed.block_n,
+            block_d=timed.block_d,
+            block_best=BLOCK_BEST,
+            num_warps=timed.num_warps,
+            num_stages=timed.num_stages,
+            mma=True,
+        )
     return GpuConfig(
         "sift",
         block_q=block_q,
