@@ -58,9 +58,9 @@ class Stat:
 
 def _is_at_work(pid: int) -> bool:
     """Return whether a thread of a process runs, waits for its turn on a processor, or for a disk."""
-    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            if thread.read_text().rpartition(")")[2].split()[0] in "RD":
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            if (thread / "stat").read_text().rpartition(")")[2].split()[0] in "RD":
                 return True
     return False
 
