@@ -81,6 +81,10 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
     table = Table("", *metrics["test"], title=f"{metrics['protocol']}, {metrics['n_test_users']} {asked}")
     for split in ("validation", "test"):
         table.add_row(split, *(f"{value:.4f}" for value in metrics[split].values()))
+    baseline = metrics.get("baselines", {}).get("popularity", {})
+    if baseline:
+        shown = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics["test"]]
+        table.add_row("popularity, test", *shown)
     out.print(table)
     epochs = f"{metrics['epochs']} epochs, the best was {metrics['best_epoch']}"
     out.print(f"{metrics['parameters']:,} parameters, {metrics['train_seconds']:.0f} s, {epochs}; in {folder}")
@@ -128,6 +132,8 @@ def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> N
     for split in ("validation", "test"):
         if split in manifest.metrics:
             table.add_row(split, _numbers(manifest.metrics[split]))
+    if baseline := manifest.metrics.get("baselines", {}).get("popularity"):
+        table.add_row("popularity, test", _numbers(baseline))
     if manifest.rerank is not None:
         reordered = f"the best {manifest.rerank.candidates}, with a weight of {manifest.rerank.weight:g}; NDCG@10 of"
         reordered += f" {manifest.rerank.users} users"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import json
 import logging
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +33,9 @@ RUNTIMES: Final = (ONNX_RUNTIME, TENSORRT_RTX, TENSORRT)
 # The two have one API.
 TENSORRT_MODULES: Final = {TENSORRT_RTX: "tensorrt_rtx", TENSORRT: "tensorrt"}
 TITLES: Final = {TENSORRT_RTX: "TensorRT-RTX", TENSORRT: "TensorRT"}
+
+# Metadata of a graph: JSON of the inputs, their axes and the lengths that these may have.
+INPUTS: Final = "fuserec.inputs"
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -69,9 +73,21 @@ class OnnxRuntimeEngine:
             str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
         )
         self._outputs = [output.name for output in self._session.get_outputs()]
+        told = json.loads(self._session.get_modelmeta().custom_metadata_map.get(INPUTS, "{}"))
+        self._axes = {
+            name: [(axis["name"], axis["min"], axis["max"]) for axis in one["axes"]] for name, one in told.items()
+        }
 
     def run(self, inputs: Tensors) -> Tensors:
-        """Run one batch."""
+        """Run one batch.
+
+        Raises:
+            ValueError: An input is shorter or longer than the graph can read.
+        """
+        for name, axes in self._axes.items():
+            for (axis, least, most), size in zip(axes, inputs[name].shape, strict=True):
+                if not least <= size <= most:
+                    raise ValueError(f"invalid {name} with {axis}={size}: must be {least} to {most}")
         return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
 
 
