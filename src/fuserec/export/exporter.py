@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fuserec import __version__
 from fuserec.contract import ENCODE, EXPLAIN, RANK, RANKER, RECOMMEND, SEARCH, TEXT_ENCODER, USER_TOWER
 from fuserec.errors import ExportError
 from fuserec.export.config import ExportConfig
@@ -20,7 +21,7 @@ from fuserec.export.ladder import BuiltEngine, Ladder, OnBuild, OnStep, ask, cli
 from fuserec.export.parts import Part, ranker, text_encoder, user_tower
 from fuserec.export.precision import SCHEMES
 from fuserec.export.publishing import publishing
-from fuserec.export.report import write_report
+from fuserec.export.report import ReportHead, write_report
 from fuserec.export.rerank import Reranking
 from fuserec.export.sources import Sources, load_sources
 from fuserec.export.targets import CPU
@@ -96,7 +97,12 @@ def export_checkpoint(
         (bundle / "engines").mkdir()
         records = {ladder.part.name: _publish(ladder, chosen[ladder.part.name], bundle) for ladder in ladders}
         on_step("writing the report, the tables and the index")
-        write_report(ladders, chosen, config, checkpoint.architecture, bundle)
+        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        counts = {"items": checkpoint.items.height, "users": checkpoint.users.height}
+        counts["interactions"] = int(checkpoint.items["count"].sum())
+        weights = next(iter(sources.sha256.values()))
+        head = ReportHead(checkpoint.architecture, __version__, weights, created, counts, data)
+        write_report(ladders, chosen, config, head, bundle)
         if index is not None:
             index.save(bundle / "index.safetensors")
         checkpoint.items.write_parquet(bundle / "items.parquet")
@@ -114,7 +120,7 @@ def export_checkpoint(
         if sources.ranker_metrics is not None:
             metrics = metrics | {"ranker": sources.ranker_metrics}
         manifest = Manifest(
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=created,
             architecture=checkpoint.architecture,
             precision=config.precision,
             models=models,
