@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from fuserec.cli import _ask, _data, _evaluate, _explain, _export, _import, _serve, _top, _traffic, _train  # noqa: F401  (importing them adds their commands)
+from fuserec.cli import _ask, _compile, _data, _evaluate, _explain, _export, _import, _serve, _top, _traffic, _train  # noqa: F401  (importing them adds their commands)
 from fuserec.cli._app import app
 from fuserec.errors import FuserecError, UsageError
 
@@ -38,6 +38,7 @@ _ORDER = (
     "explain",
     "export",
     "inspect",
+    "compile",
     "serve",
     "publish",
     "rollback",
