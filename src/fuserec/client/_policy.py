@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from fuserec.client._proxy import is_loopback
+from fuserec.client._tensors import readable
 from fuserec.client._wire import Answer, Message
 from fuserec.errors import (
     ClientError,
     DeadlineExceeded,
     InvalidRequest,
+    MalformedAnswer,
     ModelNotFound,
     ServerFault,
     ServerOverloaded,
@@ -99,9 +102,19 @@ class Endpoint:
         return cls(found[1] or "grpc", f"{found[3]}:{found[4]}", secured)
 
     @property
+    def host(self) -> str:
+        """Its name or address, an IPv6 address without brackets."""
+        return self.authority.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return int(self.authority.rpartition(":")[2])
+
+    @property
     def is_loopback(self) -> bool:
         """Whether it is on this machine."""
-        return self.authority.startswith(("127.", "localhost:", "[::1]:"))
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"{self.scheme}{'s' if self.tls else ''}://{self.authority}"
@@ -272,6 +285,7 @@ def of_status(status: str, said: str, *, endpoint: str, model: str, total_s: flo
         model: The model that was asked.
         total_s: What the whole call might take.
     """
+    said = readable(said)
     if status in ("DEADLINE_EXCEEDED", "499", "504"):
         return DeadlineExceeded(
             f"{endpoint} did not answer within {total_s * 1e3:.0f} ms; allow more with timeout_ms, or see its load"
@@ -290,6 +304,9 @@ def of_status(status: str, said: str, *, endpoint: str, model: str, total_s: flo
         return Unauthorized(f"{endpoint} does not let this client in: {said}; see token and tls")
     if status in ("INVALID_ARGUMENT", "400", "413"):
         return InvalidRequest(f"{endpoint} refused the call to {model!r}: {said}")
+    # The words of the gRPC library, which has looked at the length of the answer before it was taken apart.
+    if status == "UNIMPLEMENTED" or (status == "RESOURCE_EXHAUSTED" and said.startswith("CLIENT: Received")):
+        return MalformedAnswer(f"{endpoint} gave no answer that can be used: {said}; is it a fuserec server?")
     return ServerFault(f"{endpoint} failed in {model!r} ({status or 'no status'}): {said}; see the server's log")
 
 

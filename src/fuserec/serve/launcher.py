@@ -19,8 +19,10 @@ from fuserec.errors import BundleError, ClientError, LaunchError, ServerOverload
 from fuserec.manifest import Manifest
 from fuserec.serve.admin import Admin, Key
 from fuserec.serve.binary import ServerBinary, find_binary
-from fuserec.serve.engines import device_target
+from fuserec.serve.device import Device, Need, decide
 from fuserec.serve.observing import Observing
+from fuserec.serve.probe import Survey, device_target, survey
+from fuserec.serve.sealed import CannotSeal
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
 from fuserec.serve.tritonserver import ServerProcess
@@ -129,10 +131,12 @@ class Server:
         self._start_timeout_s = start_timeout_s
         self._scratch: Path | None = None
         self._process: ServerProcess | None = None
-        self._key = Key()
+        # Made for each process: one that takes the port of a server that died is told nothing of use.
+        self._key = Key(None)
         self._log_begun = False
         self._view: View | None = None
         self._manifest: Manifest | None = None
+        self._device: Device | None = None
         # An item that the canary asks about, and the version that it is of.
         self._item: tuple[int, int] | None = None
 
@@ -160,6 +164,13 @@ class Server:
         return self._manifest
 
     @property
+    def device(self) -> Device:
+        """Where its models compute: decided at the first start, and kept for those after it."""
+        if self._device is None:
+            raise LaunchError("the server was never started")
+        return self._device
+
+    @property
     def shown(self) -> Path:
         """The model repository that the running server sees, see `fuserec.serve.view`."""
         if self._view is None:
@@ -176,8 +187,8 @@ class Server:
 
         Raises:
             BundleError: The repository is missing or damaged; nothing was started.
-            LaunchError: It runs already, a port is taken, the binary is missing, the server died, or it did not
-                answer in time.
+            LaunchError: It runs already, a port is taken, the binary is missing, the device that was asked for cannot
+                be had, the server died, or it did not answer in time.
         """
         if self._process is not None:
             raise LaunchError(f"the server over {self.repository} runs already; stop it first")
@@ -197,6 +208,10 @@ class Server:
                 "it; for production run the vendor's current container and give --tritonserver PATH",
                 self.address.host,
             )
+        if self._device is None:
+            found = Survey(None) if self.settings.device == "cpu" else survey()
+            self._device = decide(self.settings, found, Need.of(manifest, self.settings))
+            logger.info("device: %s", self._device)
         try:
             self._manifest = manifest
             self._spawn(binary, manifest)
@@ -333,7 +348,6 @@ class Server:
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in manifest.models),
             "--disable-auto-complete-config",
-            *self._key.options,
             *self.observing.options,
             # Without it the processes of a model take turns, and each finds its caches cold; see `ServingConfig`.
             "--rate-limit=execution_count",
@@ -343,9 +357,33 @@ class Server:
             options += [f"--{name}-address={self.address.host}", f"--{name}-port={port}"]
         if device_target() is None:
             options.append("--allow-gpu-metrics=false")
-        self._process = ServerProcess(binary, options, self.observing.environment, self.log, append=self._log_begun)
+        self._process = self._started(binary, options)
         # A temporary log goes with its start.
         self._log_begun = self._given_log is not None
+
+    def _started(self, binary: ServerBinary, options: Sequence[str]) -> ServerProcess:
+        """Start the process with a key of its own, or with none where a key would be seen by others."""
+
+        def start(key: Key) -> ServerProcess:
+            self._key = key
+            return ServerProcess(
+                binary,
+                [*options, *key.options],
+                self.observing.environment | self.device.environment,
+                self.log,
+                append=self._log_begun,
+                sealed=key.sealed_options,
+            )
+
+        try:
+            return start(Key())
+        except CannotSeal as error:
+            logger.warning(
+                "%s, so the key of the administrative API would be seen by every user: that API is closed to the "
+                "launcher too, which starts the server anew where it would have loaded a model",
+                error,
+            )
+            return start(Key(None))
 
     def _remove_bytecode(self) -> None:
         """Remove what Python cached of the models' `model.py`; no setting keeps the server's interpreter from it.

@@ -9,10 +9,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 from fuserec.contract import FRONT_DOORS
 from fuserec.errors import UsageError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+RowsPlace = Literal["device", "host"]
+_CHOICES: Final = {"device": get_args(DeviceName), "device_rows": get_args(RowsPlace)}
 
 # With fewer, a queue policy makes calls wait for nothing, see `ServingConfig.instances`.
 FEWEST_FOR_A_POLICY = 2
@@ -37,6 +41,10 @@ class ServingConfig:
         queue_delay_us: Microseconds that a request waits for company. 0: those that come while a batch runs form the
             next one, which costs no latency. With more, servers without pull request 509 of
             triton-inference-server/core (July 2026) lose throughput by and by under a queue policy.
+        device: Where the search and the networks run: `cuda` refuses to start where it cannot, `auto` takes a CUDA
+            device where one has room, see `fuserec.serve.device`.
+        device_rows: Where the vectors lie that are scored exactly once the codes on the device have ruled out the rest:
+            on the `device`, or in memory of the `host`, for tables that the device has no room for.
 
     Raises:
         UsageError: One of them is out of its range.
@@ -47,8 +55,13 @@ class ServingConfig:
     queue_size: int = 512
     queue_timeout_ms: float = 1_000.0
     queue_delay_us: int = 0
+    device: DeviceName = "auto"
+    device_rows: RowsPlace = "device"
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"invalid {name}={getattr(self, name)!r}: must be one of {', '.join(choices)}")
         for name, least in (("instances", 1), ("stage_instances", 1), ("queue_size", 1), ("queue_delay_us", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} came as {getattr(self, name)}, expected at least {least}")
@@ -64,7 +77,7 @@ class ServingConfig:
         """
         defaults = cls()
         kinds = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(cls)}
-        values: dict[str, float] = {}
+        values: dict[str, float | str] = {}
         for setting in settings:
             name, _, text = setting.partition("=")
             if name not in kinds:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from fuserec.serve.binary import ServerBinary
+from fuserec.serve.private_memory import can_keep_private, keep_private
+from fuserec.serve.sealed import PLACEHOLDER, CannotSeal, seal, variables, wait_to_be_sealed
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +36,21 @@ class ServerProcess:
         environment: What it reads beside what its binary needs.
         log: File that receives what it prints, `-` for stderr.
         append: Whether the file keeps what it has.
+        sealed: More options, which no other user may read.
+
+    Raises:
+        CannotSeal: There are such options, and this machine lets nobody hide them; nothing was started.
     """
 
     def __init__(
-        self, binary: ServerBinary, options: Sequence[str], environment: Mapping[str, str], log: Path, *, append: bool
+        self,
+        binary: ServerBinary,
+        options: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        append: bool,
+        sealed: Sequence[str] = (),
     ) -> None:
         self._log = log
         libc = ctypes.CDLL(None)
@@ -48,19 +61,40 @@ class ServerProcess:
             libc.prctl(1, signal.SIGTERM)
             if os.getppid() != launcher:
                 os._exit(1)
+            if is_private:
+                keep_private()
+            if sealed:
+                wait_to_be_sealed()
 
-        with _opened(log, append) as file:
-            self._process = subprocess.Popen(
-                # A shell that becomes the server, so that its own process id can be part of an option.
-                ["/bin/sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={_shm_prefix("$$")}']
-                + ["sh", str(binary.path), *options],
-                env=binary.environment() | dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=tie_to_launcher,
+        if not (is_private := can_keep_private()):
+            logger.warning(
+                "other users of this machine can read the requests of this server in /dev/shm: the kernel has no "
+                "seccomp filters, which would keep them from it"
             )
+        prefix = _shm_prefix("$$")
+        with _opened(log, append) as file:
+            try:
+                self._process = subprocess.Popen(
+                    # A shell that becomes the server, so that its own process id can be part of an option.
+                    ["/bin/sh", "-c", f'exec "$0" --backend-config=python,shm-region-prefix-name={prefix} "$@"']
+                    + [str(binary.path), *options, *[PLACEHOLDER] * len(sealed)],
+                    env=binary.environment() | dict(environment) | variables(sealed),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    # Its files, and with the filter above its shared memory, are for this user alone.
+                    umask=0o077,
+                    preexec_fn=tie_to_launcher,
+                )
+            except subprocess.SubprocessError as error:
+                raise CannotSeal(f"a process of this machine cannot be traced by its parent ({error})") from None
+        if sealed:
+            try:
+                seal(self.pid, len(sealed), starts=2)
+            except CannotSeal:
+                self._process.wait()
+                raise
 
     @property
     def pid(self) -> int:
