@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuserec.contract import MAX_BATCH
+from fuserec.contract import MAX_BATCH, NO_ID
 from fuserec.errors import UsageError
 from fuserec.kernels import ItemIndex, KnownQueries, TopK
 from fuserec.serve.device import Device
 from fuserec.serve.engines import Engine
+from fuserec.serve.padding import batches
+from fuserec.serve.plain import PlainBatch
 from fuserec.serve.query import Query
 from fuserec.serve.remembered import UserVectors
 from fuserec.serve.texts import TextStage
 from fuserec.serve.users import Ids, Known, Users
+
+if TYPE_CHECKING:
+    from fuserec.kernels.search._numba_lookup import LookedUp, People
 
 Floats = NDArray[np.float32]
 
@@ -81,9 +86,11 @@ class Recall:
         return KnownQueries(self._index, self._vectors.table, seen, backend=self._backend)
 
     def warm_up(self) -> None:
-        """Let the search be compiled."""
+        """Let the search and the look-up be compiled."""
         self._index.warm_up(self._backend)
         self._known.warm_up()
+        ends = np.zeros(2, dtype=np.int64)
+        self.look_up(PlainBatch(np.array([NO_ID]), [1], ends[:0], ends, ends[:0], ends))
 
     def kept(self, users: Ids) -> Ids | None:
         """Return the places of the vectors of (B,) users, (B,) int64, where all of them are kept."""
@@ -121,6 +128,39 @@ class Recall:
         self._written(places[new])
         seen = np.where(known.stored < 0, self._nobody, known.stored)
         return Batch(queries, known, seen, places, fallback, by_user[users[by_user] >= 0])
+
+    @cached_property
+    def _people(self) -> People:
+        return self._users.people(self._vectors.owners)
+
+    def look_up(self, asked: PlainBatch) -> tuple[LookedUp, list[int]] | None:
+        """Look up those who ask and encode those whose vectors are not kept, whose rows are returned; see `encode`.
+
+        None where nothing is known of one of them.
+        """
+        from fuserec.kernels.search._numba_lookup import look_up
+
+        lists = asked.history, asked.history_ends, asked.exclude, asked.exclude_ends
+        found = look_up(self._people, self._max_history, asked.users, *lists)
+        if not found.known:
+            return None
+        lengths = found.lengths.tolist()
+        new = [row for row, length in enumerate(lengths) if length >= 0]
+        for width, some in batches([lengths[row] for row in new], self._max_history, MAX_BATCH):
+            rows = np.array(new, dtype=np.int64)[some]
+            feed = {"user": found.numbers[rows] + 1, "history": found.rows[rows, self._max_history - width :]}
+            self._vectors.table[found.places[rows]] = self._engine.run(feed)["user_vector"]
+        if new:
+            self._written(found.places[new])
+        return found, new
+
+    def search_plain(self, found: LookedUp, new: Sequence[int], k: int) -> TopK:
+        """Return the k best items of users who were looked up, and keep those of their new vectors that can be."""
+        best = self._known.search_joined(found.lists, found.places, k, found.ids, found.offsets)
+        keep = [row for row in new if found.keepers[row] >= 0]
+        if keep:
+            self._written(self._vectors.keep(found.keepers[keep], found.places[keep]))
+        return best
 
     def vectors(self, batch: Batch) -> Floats:
         """Return the vectors of a batch, (B, D) float32."""
