@@ -191,7 +191,7 @@ class Pipeline:
     @guarded
     def search(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
         """Return the k best items for each of (B, D) vectors, without those in B `exclude` arrays."""
-        found = self._index.search(vectors, k, exclude=exclude, backend=self.device.kind)
+        found = self._recall.search_vectors(vectors, k, exclude)
         self.watcher.searched(found.certified)
         return found
 
@@ -232,11 +232,10 @@ class Pipeline:
             looked_up = self._recall.look_up(asked)
         if looked_up is None:
             return None
-        found, new = looked_up
         with self.watcher.timed(SEARCH):
-            best = self._recall.search_plain(found, new, max(asked.ks))
+            best = self._recall.search_plain(looked_up, max(asked.ks))
             self.watcher.searched(best.certified)
-        return PlainAnswers(best.ids, best.scores, found.ignored.tolist())
+        return PlainAnswers(best.ids, best.scores, looked_up.found.ignored.tolist())
 
     def _recommend(self, queries: Sequence[Query]) -> list[Answer]:
         with self.watcher.timed(ENCODE):

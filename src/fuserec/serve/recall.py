@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH, NO_ID
-from fuserec.errors import UsageError
 from fuserec.kernels import ItemIndex, KnownQueries, TopK
-from fuserec.serve.device import Device
+from fuserec.kernels.search.gpu_bucket import GpuSettings
+from fuserec.serve.device import SEARCH_BYTES, Device
 from fuserec.serve.engines import Engine
 from fuserec.serve.padding import batches
 from fuserec.serve.plain import PlainBatch
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
+# What callers ask for mostly, and what is fetched for rules and rankers.
+_WARM_KS: Final = (10, 100)
 # Masks of one search, a byte an item and query, at most.
 _MASK_BYTES: Final = 64 * 2**20
 
@@ -52,6 +55,20 @@ class Batch:
     fresh: Ids
 
 
+class LookUp(NamedTuple):
+    """What was looked up of a plain batch; it holds until the next batch.
+
+    Attributes:
+        found: What is known of the users.
+        ids: (E,) int64: items that may not come back beside those seen; see `LookedUp.offsets`.
+        new: Rows whose vectors were computed for it.
+    """
+
+    found: LookedUp
+    ids: Ids
+    new: list[int]
+
+
 class Recall:
     """Encodes users and finds their best items; `fuserec.serve.pipeline` has the arguments."""
 
@@ -65,17 +82,25 @@ class Recall:
         device: Device,
     ) -> None:
         self._engine = engine
-        if device.rows == "host":
-            raise UsageError("invalid device_rows='host': must be 'device', the search has no other way yet")
+        self._device = device
         # Given, not inferred: whether an engine happens to import torch says nothing of where to search.
         self._backend = device.kind
-        self._index = index
+        self._given = index
         self._users = users
         self._max_history = max_history
         self._texts = texts
         stored = users.stored
         self._nobody = len(stored)
+        self._rooms: dict[int, LookedUp] = {}
         self._vectors = UserVectors(len(stored), index.dim, MAX_BATCH)
+
+    @cached_property
+    def _index(self) -> ItemIndex:
+        """What is searched, on the device once it is first needed: who only encodes takes no room there."""
+        if self._device.kind != "cpu":
+            settings = GpuSettings(kept_bytes=SEARCH_BYTES)
+            self._given.to(self._device.kind, rows=self._device.rows, settings=settings)
+        return self._given
 
     @cached_property
     def _known(self) -> KnownQueries:
@@ -91,6 +116,18 @@ class Recall:
         self._known.warm_up()
         ends = np.zeros(2, dtype=np.int64)
         self.look_up(PlainBatch(np.array([NO_ID]), [1], ends[:0], ends, ends[:0], ends))
+        if self._backend == "cuda":
+            self.warm_up_shapes()
+
+    def warm_up_shapes(self) -> None:
+        """Search in the shapes that most calls have: on a GPU each has kernels and a graph of its own."""
+        item, place = self._given.ids[:1], self._vectors.room(1)
+        self._vectors.table[place] = self._given.embeddings[0]  # any vector that has sound scores
+        self._written(place)
+        batches = [1 << power for power in range(MAX_BATCH.bit_length())]
+        for batch, k in itertools.product(batches, _WARM_KS):
+            for also in (None, [item] * batch):
+                self._known.search(np.full(batch, self._nobody), np.repeat(place, batch), k, also)
 
     def kept(self, users: Ids) -> Ids | None:
         """Return the places of the vectors of (B,) users, (B,) int64, where all of them are kept."""
@@ -100,6 +137,10 @@ class Recall:
     def search_kept(self, users: Ids, places: Ids, k: int) -> TopK:
         """Return the k best items of users whose vectors are kept, none of which they have seen."""
         return self._known.search(users, places, k)
+
+    def search_vectors(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
+        """Return the k best items for each of (B, D) vectors."""
+        return self._index.search(vectors, k, exclude=exclude, backend=self._backend)
 
     def encode(self, queries: Sequence[Query], numbers: Ids) -> Batch:
         """Encode the users of B queries, whose numbers are given. The vectors stay where they are until the next batch.
@@ -133,7 +174,16 @@ class Recall:
     def _people(self) -> People:
         return self._users.people(self._vectors.owners)
 
-    def look_up(self, asked: PlainBatch) -> tuple[LookedUp, list[int]] | None:
+    def _room(self, batch: int) -> LookedUp:
+        """Return room for what is looked up of a batch; it is used anew for the next one of the same size."""
+        room = self._rooms.get(batch)
+        if room is None:
+            from fuserec.kernels.search._numba_lookup import allocate_looked_up
+
+            room = self._rooms[batch] = allocate_looked_up(batch, self._max_history)
+        return room
+
+    def look_up(self, asked: PlainBatch) -> LookUp | None:
         """Look up those who ask and encode those whose vectors are not kept, whose rows are returned; see `encode`.
 
         None where nothing is known of one of them.
@@ -141,8 +191,8 @@ class Recall:
         from fuserec.kernels.search._numba_lookup import look_up
 
         lists = asked.history, asked.history_ends, asked.exclude, asked.exclude_ends
-        found = look_up(self._people, self._max_history, asked.users, *lists)
-        if not found.known:
+        found, ids = self._room(len(asked.users)), np.empty(len(asked.history) + len(asked.exclude), np.int64)
+        if not look_up(self._people, asked.users, *lists, found, ids):
             return None
         lengths = found.lengths.tolist()
         new = [row for row, length in enumerate(lengths) if length >= 0]
@@ -152,12 +202,13 @@ class Recall:
             self._vectors.table[found.places[rows]] = self._engine.run(feed)["user_vector"]
         if new:
             self._written(found.places[new])
-        return found, new
+        return LookUp(found, ids, new)
 
-    def search_plain(self, found: LookedUp, new: Sequence[int], k: int) -> TopK:
+    def search_plain(self, looked_up: LookUp, k: int) -> TopK:
         """Return the k best items of users who were looked up, and keep those of their new vectors that can be."""
-        best = self._known.search_joined(found.lists, found.places, k, found.ids, found.offsets)
-        keep = [row for row in new if found.keepers[row] >= 0]
+        found = looked_up.found
+        best = self._known.search_joined(found.lists, found.places, k, looked_up.ids, found.offsets)
+        keep = [row for row in looked_up.new if found.keepers[row] >= 0]
         if keep:
             self._written(self._vectors.keep(found.keepers[keep], found.places[keep]))
         return best

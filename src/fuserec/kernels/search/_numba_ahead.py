@@ -23,7 +23,7 @@ from fuserec.kernels.query import as_pool
 from fuserec.kernels.search import _numba, _numba_rows
 from fuserec.kernels.search._numba_candidates import allocate_candidates
 from fuserec.kernels.search._numba_known import Asked, Known, search_known
-from fuserec.kernels.search._numba_lookup import People, look_up
+from fuserec.kernels.search._numba_lookup import People, allocate_looked_up, look_up
 from fuserec.kernels.search._numba_queries import allocate_asked
 from fuserec.kernels.search._numba_run import Plan, prepare, work
 from fuserec.kernels.search._numba_score import Bags, Out
@@ -54,9 +54,9 @@ def _compile_all() -> None:
     _compile(_numba_rows.scan_part, 0, read_only(items), bags, False, out, parts, rows)
     known = Known(read_only(items), read_only(counted(1)), read_only(counted(1)), read_only(counted(1)))
     people = People(*[read_only(counted(1))] * 7)
-    _compile(look_up, people, 1, *[np.zeros(1, np.int64)] * 5)
+    _compile(look_up, people, *[np.zeros(1, np.int64)] * 5, allocate_looked_up(1, 1), counted(1).copy())
     asked = Asked(*[read_only(counted(1))] * 4)
-    _compile(search_known, known, table, plan, asked, 1, 0.0, 1.0)
+    _compile(search_known, known, table, plan, asked, 1, 0.0, 1.0, answers)
 
 
 def _types(*arguments: object) -> list[Any]:

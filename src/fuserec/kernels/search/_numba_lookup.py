@@ -48,10 +48,8 @@ class LookedUp(NamedTuple):
         keepers: (B,) int64: whose vector it is, if it may be kept; else `NOBODY`.
         lengths: (B,) int64: how many items the tower has to read; `NOBODY` where the vector is kept.
         rows: (B, L) int64: those items, the newest last, zeros before them.
-        ids: (E,) int64: what is excluded beside the lists, user after user.
-        offsets: (B + 1,) int64: those of user `b` are `ids[offsets[b]:offsets[b + 1]]`.
+        offsets: (B + 1,) int64: `ids[offsets[b]:offsets[b + 1]]` may not come back to user `b` beside their list.
         ignored: (B,) int64: ids that the catalogue does not hold.
-        known: Whether something is known of every one of them.
     """
 
     numbers: IntArray
@@ -60,10 +58,23 @@ class LookedUp(NamedTuple):
     keepers: IntArray
     lengths: IntArray
     rows: IntArray
-    ids: IntArray
     offsets: IntArray
     ignored: IntArray
-    known: bool
+
+
+def allocate_looked_up(batch: int, longest: int) -> LookedUp:
+    """Return room for what is found of B users."""
+    numbers, lists, places, keepers, lengths, ignored = np.empty((6, batch), np.int64)
+    return LookedUp(
+        numbers,
+        lists,
+        places,
+        keepers,
+        lengths,
+        np.empty((batch, longest), np.int64),
+        np.empty(batch + 1, np.int64),
+        ignored,
+    )
 
 
 @jit()
@@ -75,22 +86,22 @@ def _value_of(ids: IntArray, values: IntArray, wanted: int) -> int:
 
 @jit()
 def look_up(
-    people: People, longest: int, users: IntArray, history: IntArray, history_ends: IntArray,
-    exclude: IntArray, exclude_ends: IntArray,
-) -> LookedUp:  # fmt: skip
-    """Look up B users.
+    people: People, users: IntArray, history: IntArray, history_ends: IntArray, exclude: IntArray,
+    exclude_ends: IntArray, found: LookedUp, ids: IntArray,
+) -> bool:  # fmt: skip
+    """Look up B users, and return whether something is known of every one of them.
 
-    `longest` is L. `users` are B ids. The history of user `b` is `history[history_ends[b]:history_ends[b + 1]]`, and
+    `found` and `ids`, as long as both lists, are written to: what numba returns in arrays takes a call of Python each.
+    `users` are B ids. The history of user `b` is `history[history_ends[b]:history_ends[b + 1]]`, and
     likewise what may not come back; `NO_ID` in both is padding.
     """
-    batch, n_places = len(users), len(people.owners)
-    numbers, lists, places = np.empty(batch, np.int64), np.empty(batch, np.int64), np.empty(batch, np.int64)
-    keepers, lengths, ignored = np.empty(batch, np.int64), np.empty(batch, np.int64), np.zeros(batch, np.int64)
-    rows, offsets = np.zeros((batch, longest), np.int64), np.zeros(batch + 1, np.int64)
-    ids = np.empty(len(history) + len(exclude), np.int64)
+    batch, n_places, longest = len(users), len(people.owners), found.rows.shape[1]
+    numbers, lists, places, keepers, lengths, rows, offsets, ignored = found
     given = np.empty(len(history), np.int64)
     end, fresh, known = 0, 0, True
+    offsets[0] = 0
     for b in range(batch):
+        ignored[b] = 0
         number = _value_of(people.user_ids, people.user_numbers, users[b])
         count = 0
         for at in range(history_ends[b], history_ends[b + 1]):
@@ -126,6 +137,7 @@ def look_up(
         known = known and (number != NOBODY or count > 0)
         length = min(count, longest)
         lengths[b] = count
+        rows[b, : longest - length] = 0
         for place in range(length):
             rows[b, longest - length + place] = items[first + count - length + place]
-    return LookedUp(numbers, lists, places, keepers, lengths, rows, ids[:end], offsets, ignored, known)
+    return known
