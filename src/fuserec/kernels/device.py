@@ -100,7 +100,8 @@ class DeviceIndex:
         Nothing is checked that would have to be read back. A query without sound scores is flagged, not refused.
 
         Args:
-            query: (B, D) float32, float16 or bfloat16 tensor on the device, B at least 1.
+            query: (B, D) float32, float16 or bfloat16 tensor on the device, B at least 1. It and the filters are not to
+                be written to before `repair` is done.
             k: At least 1.
             exclude: None; a (B, E) int64 tensor of item ids, -1 for padding; a tuple `(ids, offsets)` of int64 tensors
                 in CSR form; or `ExcludedRows`, which are copied to the device. Unknown and repeated ids are fine.
