@@ -21,7 +21,7 @@ from bench.device._rows import read_rows, table
 from bench.device._step_options import Told, told
 
 LOADS: Final = ROOT / "bench" / "device" / "wheels"
-PREPARED: Final = LOADS / "served"  # the checkpoint and its repository, by `bench.serving.on_device prepare`
+PREPARED: Final = LOADS / "3" / "served"  # the checkpoint and its repository, by `bench.serving.on_device prepare`
 # What the served run imports, of which such a host has some.
 NEEDED: Final = (
     "pytriton",
@@ -34,20 +34,35 @@ NEEDED: Final = (
     "uvloop",
     "onnxruntime",
 )
+_PYTHON: Final = (3, 12)  # of the wheels
 ITEMS: Final = (1_000_000, 10_000_000)
 DIM: Final = 128
 
 
-def environment(site: Path) -> dict[str, str]:
-    """Return what the served processes see: the wheels before the host's own packages."""
-    path = [str(site), str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    found = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return found | {"PYTHONPATH": os.pathsep.join(part for part in path if part)}
+def make_python(site: Path, folder: Path) -> Path:
+    """Make a venv in which the wheels come before the host's own packages; return its Python.
+
+    The server's stub runs the first python3 on the path and heeds no PYTHONPATH, so it has to be a Python of its own.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = subprocess.run(ask, env=environment(), capture_output=True, text=True, check=True).stdout.strip()
+    hosts = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    lines = [str(site), str(ROOT / "src"), str(ROOT), *hosts]
+    (Path(packages) / "served.pth").write_text("\n".join(lines) + "\n")
+    return python
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of the served processes: packages come from their venv alone, kernels are compiled."""
+    dropped = ("PYTHONPATH", "TRITON_INTERPRET")
+    return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
 def install(loads: Path, site: Path) -> int:
-    """Install the wheels of a folder into `site`, without a registry; return how many there were."""
-    wheels = sorted(map(str, loads.glob("*/*.whl")))
+    """Install the wheels of a folder into `site`, without a registry; return how many there were for this Python."""
+    wheels = sorted(map(str, loads.glob("*/*.whl"))) if sys.version_info[:2] == _PYTHON else []
     if wheels:
         options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade"]
         command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *wheels]
@@ -55,16 +70,14 @@ def install(loads: Path, site: Path) -> int:
     return len(wheels)
 
 
-def missing(site: Path) -> list[str]:
+def missing(python: Path) -> list[str]:
     """Return what the served processes could not import, and why numpy would not do."""
     code = (
         "import sys, numpy, importlib.util as u;"
         f"print(*[n for n in {NEEDED!r} if u.find_spec(n) is None]);"
         "print(*(['numpy<2'] if int(numpy.__version__.split('.')[0]) >= 2 else []))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(site), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([str(python), "-c", code], env=environment(), capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
@@ -78,9 +91,9 @@ def write_index(items: int, path: Path) -> None:
     packed_index(rows / rows.norm(dim=1, keepdim=True)).save(path)
 
 
-def command(step: Told, folder: Path, indexes: Sequence[Path], seconds: float) -> list[str]:
+def command(python: Path, step: Told, folder: Path, indexes: Sequence[Path], seconds: float) -> list[str]:
     """Return what measures: our server and the rival in turns, a short block at each number of callers."""
-    done = [sys.executable, "-m", "bench.serving.on_device", "measure", "--folder", str(folder)]
+    done = [str(python), "-m", "bench.serving.on_device", "measure", "--folder", str(folder)]
     done += ["--csv", str(step.out / "served.csv"), "--rounds", "1", "--seconds", f"{max(1.0, seconds / 40):.1f}"]
     if step.rehearse:
         return [*done, "--rehearse"]
@@ -95,7 +108,8 @@ def measure(step: Told, scratch: Path) -> Iterator[str]:
     site = scratch / "site"
     installed = install(LOADS, site)
     print(f"{installed} wheels installed into {site}", flush=True)
-    if lacking := missing(site):
+    python = make_python(site, scratch / "venv")
+    if lacking := missing(python):
         yield f"missing: {', '.join(lacking)}; bench/device/wheels.sh collects what travels"
         return
     if not (PREPARED / "checkpoint").exists():
@@ -109,9 +123,8 @@ def measure(step: Told, scratch: Path) -> Iterator[str]:
         begin = time.monotonic()
         write_index(items, path)
         print(f"{items:,} items: the index was made in {time.monotonic() - begin:.1f} s", flush=True)
-    done = subprocess.run(
-        command(step, folder, indexes, step.left_s), cwd=ROOT, env=environment(site), timeout=max(1.0, step.left_s)
-    )
+    asked = command(python, step, folder, indexes, step.left_s)
+    done = subprocess.run(asked, cwd=ROOT, env=environment(), timeout=max(1.0, step.left_s))
     if done.returncode:
         yield f"bench.serving.on_device ended with status {done.returncode}; log.txt says why"
 
