@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,7 @@ from bench.device._facts import ROOT
 from bench.device._rows import read_rows, table
 from bench.device._step_options import Told, told
 
-LOADS: Final = ROOT / "bench" / "device" / "wheels"
+LOADS: Final = ROOT / "build" / "device-wheels"
 PREPARED: Final = LOADS / "3" / "served"  # the checkpoint and its repository, by `bench.serving.on_device prepare`
 # What the served run imports, of which such a host has some.
 NEEDED: Final = (
@@ -39,35 +38,28 @@ ITEMS: Final = (1_000_000, 10_000_000)
 DIM: Final = 128
 
 
-def make_python(site: Path, folder: Path) -> Path:
-    """Make a venv in which the wheels come before the host's own packages; return its Python.
+def make_python(loads: Path, scratch: Path) -> Path:
+    """Return a Python in which the wheels come before the host's own packages: `bench/serving/host.sh` makes it.
 
-    The server's stub runs the first python3 on the path and heeds no PYTHONPATH, so it has to be a Python of its own.
+    Where there are none for this Python, as in a rehearsal beside an installed server, it is this one.
     """
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    packages = subprocess.run(ask, env=environment(), capture_output=True, text=True, check=True).stdout.strip()
-    hosts = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    lines = [str(site), str(ROOT / "src"), str(ROOT), *hosts]
-    (Path(packages) / "served.pth").write_text("\n".join(lines) + "\n")
-    return python
+    wheels = sorted(loads.glob("*/*.whl")) if sys.version_info[:2] == _PYTHON else []
+    print(f"{len(wheels)} wheels", flush=True)
+    if not wheels:
+        return Path(sys.executable)
+    together = scratch / "wheels"
+    together.mkdir()
+    for wheel in wheels:
+        (together / wheel.name).symlink_to(wheel)
+    command = ["bash", str(ROOT / "bench" / "serving" / "host.sh"), str(together), str(scratch / "venv")]
+    subprocess.run(command, env=environment() | {"PYTHON": sys.executable}, check=True)
+    return scratch / "venv" / "bin" / "python"
 
 
 def environment() -> dict[str, str]:
-    """Return the variables of the served processes: packages come from their venv alone, kernels are compiled."""
+    """Return the variables of the served processes: kernels are compiled, packages are those of their own Python."""
     dropped = ("PYTHONPATH", "TRITON_INTERPRET")
     return {name: value for name, value in os.environ.items() if name not in dropped}
-
-
-def install(loads: Path, site: Path) -> int:
-    """Install the wheels of a folder into `site`, without a registry; return how many there were for this Python."""
-    wheels = sorted(map(str, loads.glob("*/*.whl"))) if sys.version_info[:2] == _PYTHON else []
-    if wheels:
-        options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade"]
-        command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *wheels]
-        subprocess.run(command, check=True)
-    return len(wheels)
 
 
 def missing(python: Path) -> list[str]:
@@ -102,13 +94,7 @@ def command(python: Path, step: Told, folder: Path, indexes: Sequence[Path], sec
 
 def measure(step: Told, scratch: Path) -> Iterator[str]:
     """Measure; yield why not, where something is missing."""
-    if find_spec("bench.serving.on_device") is None:
-        yield "bench.serving.on_device is not in this checkout"
-        return
-    site = scratch / "site"
-    installed = install(LOADS, site)
-    print(f"{installed} wheels installed into {site}", flush=True)
-    python = make_python(site, scratch / "venv")
+    python = make_python(LOADS, scratch)
     if lacking := missing(python):
         yield f"missing: {', '.join(lacking)}; bench/device/wheels.sh collects what travels"
         return

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Collects what a GPU host lacks for the served run, to travel with the checkout: bench/device/wheels.sh [PYTHON]
 #
-#     wheels/1   the inference server and the small packages
-#     wheels/2   polars
-#     wheels/3   numpy 1, which the server reads, and an untrained checkpoint with its repository
+#     1   the inference server and the small packages
+#     2   polars
+#     3   numpy 1, which the server reads, and an untrained checkpoint with its repository
 #
 # Each goes with the tree into one call of 64 MiB; what an earlier call brought stays there. Everything but the served run
 # needs none of it. The folder is ignored by git, so that it has to be named to be carried.
@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python="${1:-.venv/bin/python}"
 most_mib=64
-folder=bench/device/wheels
+folder=build/device-wheels
 download() {
     mkdir -p "$folder/$1"
     local platforms=()
@@ -22,15 +22,13 @@ download() {
         "${platforms[@]}" --dest "$folder/$1" "${@:2}"
 }
 download 1 nvidia-pytriton==0.7.0 tritonclient==2.73.0 python-rapidjson==1.25 fastapi==0.165.0 starlette==1.10.0 \
-    pydantic==2.14.3 pydantic-core==2.50.4 uvicorn==0.54.0 httptools==0.9.0 orjson==3.13.0 sh==2.4.0
+    pydantic==2.14.3 pydantic-core==2.50.4 uvicorn==0.54.0 httptools==0.9.0 orjson==3.13.0 typing-inspection==0.4.5 opentelemetry-api
 download 2 polars==2.1.0 polars-runtime-32==2.1.0
 download 3 numpy==1.26.4
-# A graph does not run under an older ONNX Runtime than the one that it was exported with: that of such a host is taken.
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-"$python" -m pip install --quiet --no-deps --target "$scratch" "$(grep '^onnxruntime==' bench/device/host.txt)"
 rm -rf "$folder/3/served"
-PYTHONPATH="$scratch" "$python" -m bench.serving.on_device prepare --folder "$folder/3/served"
+# A graph does not run under an older ONNX Runtime than the one that it was exported with.
+"$python" -m bench.serving.on_device prepare --folder "$folder/3/served" \
+    --onnxruntime "$(sed -n 's/^onnxruntime==//p' bench/device/host.txt)"
 tree=$(git ls-files -z | xargs -0 du --bytes --total | awk '/total$/ { sum += $1 } END { print sum }')
 for load in "$folder/1" "$folder/2" "$folder/3"; do
     bytes=$(du --bytes --summarize "$load" | cut -f1)
