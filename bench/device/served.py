@@ -34,7 +34,7 @@ NEEDED: Final = (
     "onnxruntime",
 )
 _PYTHON: Final = (3, 12)  # of the wheels
-ITEMS: Final = (1_000_000, 10_000_000)
+ITEMS: Final = (10_000_000, 1_000_000)  # that of the aim first
 DIM: Final = 128
 
 
@@ -89,7 +89,19 @@ def command(python: Path, step: Told, folder: Path, indexes: Sequence[Path], sec
     done += ["--csv", str(step.out / "served.csv"), "--rounds", "1", "--seconds", f"{max(1.0, seconds / 40):.1f}"]
     if step.rehearse:
         return [*done, "--rehearse"]
-    return [*done, "--workers", "1", "--concurrency", "1", "64", "256", "--index", *map(str, indexes)]
+    return [
+        *done,
+        "--workers",
+        "1",
+        "--concurrency",
+        "1",
+        "64",
+        "256",
+        "--items",
+        *map(str, ITEMS),
+        "--index",
+        *map(str, indexes),
+    ]
 
 
 def measure(step: Told, scratch: Path) -> Iterator[str]:
