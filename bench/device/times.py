@@ -73,7 +73,7 @@ class Bench:
 def _card(name: str, found: Limits) -> roofline.Device:
     """Return what the datasheet says of a card, or what was measured where there is none."""
     for device in roofline.DEVICES:
-        if device.name.split()[0] in name.split():  # "L4" is not "L40S"
+        if set(device.name.split()) - {"SXM", "80GB"} <= set(name.split()):  # "L4" is not "L40S"
             return device
     return _measured_card(found, name)
 

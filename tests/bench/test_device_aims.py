@@ -93,6 +93,8 @@ def test_a_cell_is_told_in_one_line(at: int, wanted: str) -> None:
         ("NVIDIA H200", "H200 SXM"),
         ("NVIDIA L4", "L4"),
         ("NVIDIA L40S", "NVIDIA L40S"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 5090", "NVIDIA GeForce RTX 5090"),
         ("A card of tomorrow", "A card of tomorrow"),
     ],
 )
