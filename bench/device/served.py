@@ -19,7 +19,7 @@ from bench.device._facts import ROOT
 from bench.device._rows import read_rows, table
 from bench.device._step_options import Told, told
 
-LOADS: Final = ROOT / "build" / "device-wheels"
+LOADS: Final = Path(os.environ.get("LOADS", ROOT / "build" / "device-wheels"))
 PREPARED: Final = LOADS / "3" / "served"  # the checkpoint and its repository, by `bench.serving.on_device prepare`
 # What the served run imports, of which such a host has some.
 NEEDED: Final = (
@@ -111,7 +111,7 @@ def measure(step: Told, scratch: Path) -> Iterator[str]:
         yield f"missing: {', '.join(lacking)}; bench/device/wheels.sh collects what travels"
         return
     if not (PREPARED / "checkpoint").exists():
-        yield f"missing: {PREPARED.relative_to(ROOT)}; bench/device/wheels.sh prepares it"
+        yield f"missing: {PREPARED}; bench/device/wheels.sh prepares it"
         return
     folder = scratch / "served"
     if not folder.exists():
