@@ -53,6 +53,7 @@ class Device:
 
 DEVICES = (
     Device("H100 SXM", 90, 3350e9, 1979e12, 67e12, 50, "NVIDIA H100 datasheet; architecture whitepaper (L2)"),
+    Device("H200 SXM", 90, 4800e9, 1979e12, 67e12, 50, "NVIDIA H200 datasheet; the processor is the H100's"),
     Device("A100 80GB SXM", 80, 2039e9, 624e12, 19.5e12, 40, "NVIDIA A100 datasheet; architecture whitepaper (L2)"),
     Device("L4", 89, 300e9, 242e12, 30.3e12, 48, "NVIDIA L4 datasheet (half of the sparse rate); Ada whitepaper (L2)"),
     Device("RTX 4090", 89, 1008e9, 660.6e12, 82.6e12, 72, "NVIDIA Ada GPU architecture whitepaper"),

@@ -6,6 +6,7 @@ times.py          the grid beside its rivals           profiles.py      where th
 served.py         the whole service on the GPU
 cases.py, oracle.py, differential.py       many searches, and the float64 judge of each
 tables.py, subject.py, rivals.py, clock.py tables made on the device, the search under test, and what it is timed beside
+warm.py           compiles beforehand
 grid.py, aims.py  which cells, and what they are held against
 report.py         reads the CSV files that a run wrote, and draws
 """

@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace, header: dict[str, Any]) -> int:
     end = time.monotonic() + max(TOTAL_S, sum(limits.values()))
     steps: dict[str, Any] = {}
     for step in chosen(options.only):
-        limit_s = REHEARSAL_LIMIT_S if options.rehearse else limits.get(step.name, step.limit_s)
+        limit_s = limits.get(step.name, REHEARSAL_LIMIT_S if options.rehearse else step.limit_s)
         limit_s = min(limit_s, end - time.monotonic())
         print(f"\n== {step.name}: {step.about} ({limit_s:.0f} s at most)", flush=True)
         ended = carry_out(step, options.out, limit_s=limit_s, rehearse=options.rehearse, log=options.out / "log.txt")

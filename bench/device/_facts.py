@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -34,12 +35,11 @@ def facts(*, rehearsal: bool) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit, with `+` where files differ from it; a host that has the files alone is told by `COMMIT`."""
-    told = ROOT / "bench" / "device" / "COMMIT"
+    """Return the commit, with `+` where files differ from it; where there is no git, what the variable COMMIT says."""
     git = ["git", "-C", str(ROOT)]
     head = _output([*git, "rev-parse", "--short=12", "HEAD"])
     if head is None:
-        return told.read_text().strip() if told.exists() else "unknown"
+        return os.environ.get("COMMIT", "unknown")
     return head + ("+" if _output([*git, "status", "--porcelain", "--untracked-files=no"]) else "")
 
 

@@ -41,6 +41,7 @@ def told(name: str, about: str, arguments: Sequence[str] | None = None) -> Told:
     parser.add_argument("--rehearse", action="store_true", help="without a device: tiny sizes, interpreted kernels")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{name}.csv").unlink(missing_ok=True)  # of another run
     # A little earlier than it would be killed, so that its table is printed.
     deadline = time.monotonic() + 0.95 * options.seconds - 2.0
     return Told(options.out, Rows(options.out / f"{name}.csv"), options.rehearse, deadline)

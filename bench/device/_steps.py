@@ -37,9 +37,9 @@ class Step:
 STEPS: Final = (
     Step("limits", "bench.device.limits", 30.0, "copy bandwidth, matrix rates, launches: the most this card can do"),
     Step("correctness", "bench.device.correctness", 130.0, "behaviour suite, a million searches, sanitizers"),
-    Step("times", "bench.device.times", 180.0, "the search beside its rivals, cell by cell, the aims"),
+    Step("times", "bench.device.times", 150.0, "the search beside its rivals, cell by cell, the aims"),
     Step("profiles", "bench.device.profiles", 45.0, "where the time of the slow cells goes, kernel by kernel"),
-    Step("served", "bench.device.served", 90.0, "the whole service beside FastAPI and torch on the same GPU"),
+    Step("served", "bench.device.served", 120.0, "the whole service beside FastAPI and torch on the same GPU"),
 )
 TOTAL_S: Final = 480.0
 REHEARSAL_LIMIT_S: Final = 120.0

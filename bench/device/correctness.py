@@ -114,7 +114,7 @@ def suite_command(step: Told, report: Path) -> list[str]:
     if step.rehearse:
         return [*command, "tests/kernels/test_keys.py"]
     workers = ["--numprocesses", str(_SUITE_WORKERS), "--maxfail", "20"]
-    return [*command, "tests/kernels", "-k", "cuda or device", *workers]
+    return [*command, "tests/kernels", "-k", "(cuda or device) and not slower", *workers]
 
 
 def _read_suite(report: Path, ended: subprocess.Popen[bytes]) -> Part:

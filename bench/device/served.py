@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +19,8 @@ from bench.device._facts import ROOT
 from bench.device._rows import read_rows, table
 from bench.device._step_options import Told, told
 
-LOADS: Final = ROOT / "bench" / "device" / "wheels"
-PREPARED: Final = LOADS / "served"  # the checkpoint and its repository, by `bench.serving.on_device prepare`
+LOADS: Final = Path(os.environ.get("LOADS", ROOT / "build" / "device-wheels"))
+PREPARED: Final = LOADS / "3" / "served"  # the checkpoint and its repository, by `bench.serving.on_device prepare`
 # What the served run imports, of which such a host has some.
 NEEDED: Final = (
     "pytriton",
@@ -34,37 +33,43 @@ NEEDED: Final = (
     "uvloop",
     "onnxruntime",
 )
-ITEMS: Final = (1_000_000, 10_000_000)
+_PYTHON: Final = (3, 12)  # of the wheels
+ITEMS: Final = (10_000_000, 1_000_000)  # that of the aim first
 DIM: Final = 128
 
 
-def environment(site: Path) -> dict[str, str]:
-    """Return what the served processes see: the wheels before the host's own packages."""
-    path = [str(site), str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    found = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    return found | {"PYTHONPATH": os.pathsep.join(part for part in path if part)}
+def make_python(loads: Path, scratch: Path) -> Path:
+    """Return a Python in which the wheels come before the host's own packages: `bench/serving/host.sh` makes it.
+
+    Where there are none for this Python, as in a rehearsal beside an installed server, it is this one.
+    """
+    wheels = sorted(loads.glob("*/*.whl")) if sys.version_info[:2] == _PYTHON else []
+    print(f"{len(wheels)} wheels", flush=True)
+    if not wheels:
+        return Path(sys.executable)
+    together = scratch / "wheels"
+    together.mkdir()
+    for wheel in wheels:
+        (together / wheel.name).symlink_to(wheel)
+    command = ["bash", str(ROOT / "bench" / "serving" / "host.sh"), str(together), str(scratch / "venv")]
+    subprocess.run(command, env=environment() | {"PYTHON": sys.executable}, check=True)
+    return scratch / "venv" / "bin" / "python"
 
 
-def install(loads: Path, site: Path) -> int:
-    """Install the wheels of a folder into `site`, without a registry; return how many there were."""
-    wheels = sorted(map(str, loads.glob("*/*.whl")))
-    if wheels:
-        options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--upgrade"]
-        command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *wheels]
-        subprocess.run(command, check=True)
-    return len(wheels)
+def environment() -> dict[str, str]:
+    """Return the variables of the served processes: kernels are compiled, packages are those of their own Python."""
+    dropped = ("PYTHONPATH", "TRITON_INTERPRET")
+    return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
-def missing(site: Path) -> list[str]:
+def missing(python: Path) -> list[str]:
     """Return what the served processes could not import, and why numpy would not do."""
     code = (
         "import sys, numpy, importlib.util as u;"
         f"print(*[n for n in {NEEDED!r} if u.find_spec(n) is None]);"
         "print(*(['numpy<2'] if int(numpy.__version__.split('.')[0]) >= 2 else []))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(site), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([str(python), "-c", code], env=environment(), capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
@@ -78,28 +83,35 @@ def write_index(items: int, path: Path) -> None:
     packed_index(rows / rows.norm(dim=1, keepdim=True)).save(path)
 
 
-def command(step: Told, folder: Path, indexes: Sequence[Path], seconds: float) -> list[str]:
+def command(python: Path, step: Told, folder: Path, indexes: Sequence[Path], seconds: float) -> list[str]:
     """Return what measures: our server and the rival in turns, a short block at each number of callers."""
-    done = [sys.executable, "-m", "bench.serving.on_device", "measure", "--folder", str(folder)]
+    done = [str(python), "-m", "bench.serving.on_device", "measure", "--folder", str(folder)]
     done += ["--csv", str(step.out / "served.csv"), "--rounds", "1", "--seconds", f"{max(1.0, seconds / 40):.1f}"]
     if step.rehearse:
         return [*done, "--rehearse"]
-    return [*done, "--workers", "1", "--concurrency", "1", "64", "256", "--index", *map(str, indexes)]
+    return [
+        *done,
+        "--workers",
+        "1",
+        "--concurrency",
+        "1",
+        "64",
+        "256",
+        "--items",
+        *map(str, ITEMS),
+        "--index",
+        *map(str, indexes),
+    ]
 
 
 def measure(step: Told, scratch: Path) -> Iterator[str]:
     """Measure; yield why not, where something is missing."""
-    if find_spec("bench.serving.on_device") is None:
-        yield "bench.serving.on_device is not in this checkout"
-        return
-    site = scratch / "site"
-    installed = install(LOADS, site)
-    print(f"{installed} wheels installed into {site}", flush=True)
-    if lacking := missing(site):
+    python = make_python(LOADS, scratch)
+    if lacking := missing(python):
         yield f"missing: {', '.join(lacking)}; bench/device/wheels.sh collects what travels"
         return
     if not (PREPARED / "checkpoint").exists():
-        yield f"missing: {PREPARED.relative_to(ROOT)}; bench/device/wheels.sh prepares it"
+        yield f"missing: {PREPARED}; bench/device/wheels.sh prepares it"
         return
     folder = scratch / "served"
     if not folder.exists():
@@ -109,9 +121,8 @@ def measure(step: Told, scratch: Path) -> Iterator[str]:
         begin = time.monotonic()
         write_index(items, path)
         print(f"{items:,} items: the index was made in {time.monotonic() - begin:.1f} s", flush=True)
-    done = subprocess.run(
-        command(step, folder, indexes, step.left_s), cwd=ROOT, env=environment(site), timeout=max(1.0, step.left_s)
-    )
+    asked = command(python, step, folder, indexes, step.left_s)
+    done = subprocess.run(asked, cwd=ROOT, env=environment(), timeout=max(1.0, step.left_s))
     if done.returncode:
         yield f"bench.serving.on_device ended with status {done.returncode}; log.txt says why"
 

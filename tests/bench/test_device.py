@@ -23,7 +23,7 @@ NAMES = [step.name for step in STEPS]
 def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the script leaves behind when it is rehearsed."""
     out = tmp_path_factory.mktemp("rehearsal") / "out"
-    environment = os.environ | {"OUT": str(out), "PYTHON": sys.executable}
+    environment = os.environ | {"OUT": str(out), "PYTHON": sys.executable, "LOADS": str(out / "none")}
     done = subprocess.run(
         ["bash", str(ROOT / "bench/device/run.sh"), "--rehearse"],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=280,

@@ -10,6 +10,8 @@ import pytest
 from bench.device import aims, profiles
 from bench.device._rows import write_rows
 from bench.device.grid import Cell, aimed
+from bench.device.limits import Limits
+from bench.device.times import _card
 
 
 def rows_of(cell: Cell, ours_us: float, theirs_us: float, **more: Any) -> list[dict[str, Any]]:
@@ -82,3 +84,20 @@ def test_a_cell_is_told_in_one_line(at: int, wanted: str) -> None:
         found = [{**Cell(1000, 64).cells(), "contender": "fuserec", "state": "not reached"}]
         wanted = "not reached"
     assert wanted in aims.line(found)
+
+
+@pytest.mark.parametrize(
+    ("card", "predicted_for"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA H200", "H200 SXM"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "NVIDIA L40S"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 5090", "NVIDIA GeForce RTX 5090"),
+        ("A card of tomorrow", "A card of tomorrow"),
+    ],
+)
+def test_a_prediction_is_for_the_card_that_is_there(card: str, predicted_for: str) -> None:
+    measured = Limits(copy=1e12, read=1e12, int8=1e14, fp16=1e14, fp32=1e13, name="measured")
+    assert _card(card, measured).name == predicted_for

@@ -9,7 +9,7 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-from bench.device import grid, tables
+from bench.device import grid, tables, warm
 from bench.device.grid import Cell
 from bench.device.rivals import KINDS, Rival, Tables
 from bench.device.subject import resident, subject
@@ -103,6 +103,14 @@ def test_rivals_find_what_there_is(kind: object, n_excluded: int) -> None:
     shared = np.mean([np.isin(mine, theirs).mean() for mine, theirs in zip(kept, found, strict=True)])
     assert shared == 1 if kind.dtype == "fp32" else shared > 0.8  # type: ignore[attr-defined]
     assert excluded is None or not any(np.isin(found[b], excluded[b]).any() for b in range(3))
+
+
+def test_what_is_compiled_beforehand_is_what_the_aims_need() -> None:
+    needed = warm.needed()
+    for cell in grid.aimed():
+        assert any((one.dim, one.k, one.batch) == (cell.dim, cell.k, cell.batch) for one in needed), cell
+    assert all(one.rows % 16 == 0 for one in needed)  # as the real ones: a size that is no multiple compiles anew
+    warm.compiled([Cell(640, 16, k=5, compiled=True), Cell(640, 16)], "cpu")
 
 
 def test_the_cells_begin_with_those_of_the_aims() -> None:
