@@ -128,12 +128,12 @@ def _finish(checkpoint: Checkpoint, out: Path, as_json: bool) -> None:
         document = {"architecture": checkpoint.architecture, **sizes, **checkpoint.metrics["imported"]}
         typer.echo(json.dumps(document, indent=2))
         return
+    if (agreement := checkpoint.metrics["imported"].get("agreement")) is not None:
+        typer.echo(f"known users and items score more than exchanged ones in {agreement:.1%} of the cases; chance: 50%")
     typer.echo(f"wrote {out}: {checkpoint.architecture}, {sizes['items']:,} items, {sizes['users']:,} users")
     for name, count in checkpoint.metrics["imported"].get("left_out", {}).items():
         if count:
             typer.echo(f"left out, {name.replace('_', ' ')}: {count:,}")
-    if (agreement := checkpoint.metrics["imported"].get("agreement")) is not None:
-        typer.echo(f"known users and items score more than exchanged ones in {agreement:.1%} of the cases; chance: 50%")
     for dtype, count in checkpoint.metrics["imported"].get("widened", {}).items():
         typer.echo(f"read as float32: {count:,} tensors of {dtype}")
     for kind, prompt in checkpoint.metrics["imported"].get("prompts", {}).items():

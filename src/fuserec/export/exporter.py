@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fuserec import __version__
 from fuserec.contract import ENCODE, EXPLAIN, RANK, RANKER, RECOMMEND, SEARCH, TEXT_ENCODER, USER_TOWER
 from fuserec.errors import ExportError
 from fuserec.export.config import ExportConfig
@@ -101,7 +100,7 @@ def export_checkpoint(
         counts = {"items": checkpoint.items.height, "users": checkpoint.users.height}
         counts["interactions"] = int(checkpoint.items["count"].sum())
         weights = next(iter(sources.sha256.values()))
-        head = ReportHead(checkpoint.architecture, __version__, weights, created, counts, data)
+        head = ReportHead(checkpoint.architecture, tool_versions()["fuserec"], weights, created, counts, data)
         write_report(ladders, chosen, config, head, bundle)
         if index is not None:
             index.save(bundle / "index.safetensors")

@@ -13,7 +13,7 @@ from fuserec.train.cells import texts
 FIRST_NUMBER: Final = 1
 RAW: Final = "raw"
 # The power of two from which on a float no longer tells every two neighbouring whole numbers apart.
-_FLOAT_BITS: Final = {pl.Float64(): 53, pl.Float32(): 24, pl.Float16(): 11}
+_FLOAT_BITS: Final[dict[pl.DataType, int]] = {pl.Float64(): 53, pl.Float32(): 24, pl.Float16(): 11}
 _WHOLE: Final = r"^(0|-?[1-9]\d{0,18})$"
 
 
