@@ -116,9 +116,9 @@ def site(kept: Site) -> Iterator[Site]:
     yield kept
     assert kept.thread.is_alive(), f"the supervisor has ended: {kept.events}"
     Traffic(1).write(kept.repository)
+    kept.settled()  # before what may still be served is removed
     for version in set(bundles(kept.repository)) - {1}:
         remove_version(kept.repository, version)
-    kept.settled()
     Traffic.clear(kept.repository)
 
 

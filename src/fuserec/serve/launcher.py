@@ -362,12 +362,13 @@ class Server:
                 self._view.hide(name)
                 self._loaded.pop(name, None)
             back = [name for name in old.models if name in turned or name in self.lacking()]
-            # What is shown is also what the server opens when a process of a model has died.
-            self._view.show(old, [name for name in old.models if name not in back])
+            with contextlib.suppress(OSError):  # of no account: a model is shown again whenever it is opened
+                self._view.show(old, [name for name in old.models if name not in back])
             if back:
                 self._open_again(admin, back)
         except (LaunchError, OSError) as error:
-            if not self.is_running:
+            if not self.is_running or not turned:
+                logger.warning("version %d lacks a process: %s", old.version, error)
                 return
             # Some models would answer from one version and others from another.
             logger.warning("version %d cannot be turned back to (%s); the server is killed", old.version, error)

@@ -26,12 +26,14 @@ from fuserec.serve.following import Follower
 from fuserec.serve.launcher import NoRoomError, Server, StartError
 from fuserec.serve.processes import model_processes, open_files
 from fuserec.serve.state import Status
-from fuserec.serve.vitals import Vitals
+from fuserec.serve.vitals import Vitals, is_at_work
 
 logger = logging.getLogger(__name__)
 
 # So few descriptors below its limit a server takes no more connections.
 _SPARE_FILES = 16
+# How many times more questions may stay without an answer while a thread of the server or of a model is at work.
+_MISSES_AT_WORK = 8
 # Starts of one version in a row that may fail before an older good one is tried.
 _STARTS_OF_ONE = 2
 
@@ -236,6 +238,9 @@ class Supervisor:
             return None
         if canary.misses < self._watch.canary_failures:
             return None
+        hard_at_it = any(map(is_at_work, [self._server.pid, *self._server.serving()]))
+        if hard_at_it and canary.misses < _MISSES_AT_WORK * self._watch.canary_failures:
+            return None  # it waits for its turn on a processor, or for a disk
         if done > self._executions:  # others are answered
             self._complain(f"the server is too busy for a question of its supervisor: {canary.last_error}")
             self._executions = done

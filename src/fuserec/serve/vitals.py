@@ -56,7 +56,7 @@ class Stat:
         return cls(fields[0], (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
 
 
-def _is_at_work(pid: int) -> bool:
+def is_at_work(pid: int) -> bool:
     """Return whether a thread of a process runs, waits for its turn on a processor, or for a disk."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
         for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -84,7 +84,7 @@ class _Record:
             same_call = signs.busy_since_ns != 0 and signs.busy_since_ns == self.signs.busy_since_ns
             waits = False
             if beats_not or same_call:
-                waits = stat.cpu_s - self.stat.cpu_s < _BUSY_SHARE * passed_s and not _is_at_work(pid)
+                waits = stat.cpu_s - self.stat.cpu_s < _BUSY_SHARE * passed_s and not is_at_work(pid)
             self.without_beat_s = self.without_beat_s + passed_s if beats_not else 0.0
             self.silent_s = self.silent_s + passed_s if beats_not and waits else 0.0
             self.in_execution_s = self.in_execution_s + passed_s if same_call else 0.0
