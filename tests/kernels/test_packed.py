@@ -42,6 +42,18 @@ def test_the_reach_is_that_of_the_longest_row_of_a_group() -> None:
     assert reach[3] == 0  # of padding only
 
 
+@pytest.mark.parametrize("dim", [1, 2, 8, 384])
+def test_rows_at_the_end_of_float32_are_built_and_found(dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    largest = np.finfo(np.float32).max * rng.choice([-1.0, 1.0], (50, dim)) * rng.random((50, dim))
+    largest[0] = np.finfo(np.float32).max
+    embeddings = largest.astype(np.float32)
+    index = ItemIndex.build(embeddings, np.arange(50))
+    query = np.full((1, dim), 2.0**-20, np.float32)
+    expected = np.lexsort((np.arange(50), -(embeddings.astype(np.float64) @ query[0])))[:5]
+    assert index.search(query, k=5).ids[0].tolist() == expected.tolist()
+
+
 def test_the_index_gives_the_codes_row_by_row() -> None:
     rows = np.random.default_rng(0).standard_normal((40, 9)).astype(np.float32)
     codes = ItemIndex.build(rows).row_codes()

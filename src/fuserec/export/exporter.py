@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fuserec import __version__
 from fuserec.contract import ENCODE, EXPLAIN, RANK, RANKER, RECOMMEND, SEARCH, TEXT_ENCODER, USER_TOWER
 from fuserec.errors import ExportError
 from fuserec.export.config import ExportConfig
@@ -101,7 +100,7 @@ def export_checkpoint(
         counts = {"items": checkpoint.items.height, "users": checkpoint.users.height}
         counts["interactions"] = int(checkpoint.items["count"].sum())
         weights = next(iter(sources.sha256.values()))
-        head = ReportHead(checkpoint.architecture, __version__, weights, created, counts, data)
+        head = ReportHead(checkpoint.architecture, tool_versions()["fuserec"], weights, created, counts, data)
         write_report(ladders, chosen, config, head, bundle)
         if index is not None:
             index.save(bundle / "index.safetensors")
@@ -201,7 +200,9 @@ def _parts(sources: Sources, config: ExportConfig, on_step: OnStep) -> tuple[lis
         if isinstance(sources.retriever, TextRetriever):
             assert checkpoint.tokenizer is not None
             text = _text_record(sources)
-            tokenizer = Tokenizer(checkpoint.tokenizer, max_tokens=text.max_tokens, pad_id=text.pad_id)
+            tokenizer = Tokenizer(
+                checkpoint.tokenizer, max_tokens=text.max_tokens, pad_id=text.pad_id, prompt=text.prompt
+            )
             parts.append(text_encoder(sources.retriever, items, index, tokenizer))
     if sources.ranker is not None:
         reads_texts = sources.ranker_reads_texts
@@ -212,4 +213,5 @@ def _parts(sources: Sources, config: ExportConfig, on_step: OnStep) -> tuple[lis
 def _text_record(sources: Sources) -> TextRecord:
     module = sources.retriever
     assert isinstance(module, TextRetriever)
-    return TextRecord(module.config.max_tokens, module.encoder.pad_id)
+    config = module.config
+    return TextRecord(config.max_tokens, module.encoder.pad_id, config.query_prompt, literal_pad=True)

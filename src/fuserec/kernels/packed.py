@@ -93,8 +93,9 @@ def pack(codes: Codes, embeddings: FloatArray) -> PackedCodes:
         offset = padded.view(np.uint8) ^ np.uint8(OFFSET)  # on two's complement, flipping the top bit adds 128
         packed.codes[block] = offset.reshape(groups, GROUP, quads, QUAD).transpose(0, 2, 1, 3)
         # ||a c|| <= ||e|| + r
-        reach = upper_norms(embeddings[start : start + _BLOCK_ROWS]) + codes.residual[start : start + _BLOCK_ROWS]
-        reach = np.nextafter(reach, np.float32(np.inf))
+        with np.errstate(over="ignore"):  # what is beyond float32 is infinite, which bounds it, too
+            reach = upper_norms(embeddings[start : start + _BLOCK_ROWS]) + codes.residual[start : start + _BLOCK_ROWS]
+            reach = np.nextafter(reach, np.float32(np.inf))
         packed.reach[block] = _padded(reach, (groups, GROUP)).max(axis=1)
     return packed
 

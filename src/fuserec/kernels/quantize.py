@@ -110,7 +110,7 @@ def round_up(values: DoubleArray) -> FloatArray:
     """Return the least float32 at or above each float64, infinity beyond the largest."""
     with np.errstate(over="ignore"):
         nearest = values.astype(np.float32)
-    return np.where(nearest < values, np.nextafter(nearest, np.float32(np.inf)), nearest)
+        return np.where(nearest < values, np.nextafter(nearest, np.float32(np.inf)), nearest)
 
 
 @dataclass(frozen=True, eq=False)

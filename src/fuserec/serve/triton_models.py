@@ -104,6 +104,7 @@ class _Model(abc.ABC):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request, and count it."""
+        self.departure.hold()
         self.heartbeat.begin()
         try:
             return self._execute(requests)
