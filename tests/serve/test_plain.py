@@ -10,7 +10,7 @@ import pytest
 from fuserec import contract
 from fuserec.contract import EXCLUDE, HISTORY, MAX_EXCLUDE, MAX_HISTORY, MAX_K, NO_ID, USER_ID, K
 from fuserec.serve.pipeline import Pipeline
-from fuserec.serve.plain import PlainAnswers, read_plain
+from fuserec.serve.plain import MOST, PlainAnswers, read_plain
 from fuserec.serve.query import Query
 
 
@@ -126,3 +126,10 @@ def test_what_is_not_plain_goes_the_way_of_all_others(tensors: list[Tensor]) -> 
     assert read_plain([[USER, HOW_MANY]]) is not None
     assert read_plain([tensors]) is None
     assert read_plain([[USER, HOW_MANY], tensors]) is None
+
+
+@pytest.mark.parametrize("name", [K, HISTORY, EXCLUDE])
+def test_a_server_may_allow_less(name: str) -> None:
+    one = [request(5, [1000, 1007], [1014, 1021], 2)]
+    assert read_plain(one, MOST | {name: 2}) is not None
+    assert read_plain(one, MOST | {name: 1}) is None

@@ -7,7 +7,7 @@ and search. The answers are those of `Pipeline.recommend`, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,9 @@ from fuserec import contract
 from fuserec.serve.users import NO_IDS, Ids
 
 _REQUIRED: Final = (contract.USER_ID, contract.K)
-_LISTS: Final = {contract.HISTORY: contract.MAX_HISTORY, contract.EXCLUDE: contract.MAX_EXCLUDE}
+_LISTS: Final = (contract.HISTORY, contract.EXCLUDE)
+# Up to so many ids and items a request is plain; what is larger, and what a server limits further, goes the other way.
+MOST: Final[Mapping[str, int]] = {contract.K: 1_000, contract.HISTORY: 1_000, contract.EXCLUDE: 1_000}
 _NOTHING: Final = NO_IDS[None]
 
 
@@ -58,11 +60,14 @@ class PlainAnswers:
     ignored: list[int]
 
 
-def read_plain(requests: Sequence[Sequence[Any]]) -> PlainBatch | None:
-    """Read the input tensors of requests; None unless all are plain and sound, for the way of all others to say why."""
+def read_plain(requests: Sequence[Sequence[Any]], most: Mapping[str, int] = MOST) -> PlainBatch | None:
+    """Read the input tensors of requests; None unless all are plain and sound, for the way of all others to say why.
+
+    `most` has the largest k, and the most ids of a history and of what to leave out.
+    """
     rows = []
     for tensors in requests:
-        row = _plain_row(tensors)
+        row = _plain_row(tensors, most)
         if row is None:
             return None
         rows.append(row)
@@ -73,7 +78,7 @@ def read_plain(requests: Sequence[Sequence[Any]]) -> PlainBatch | None:
     return PlainBatch(np.concatenate(users), list(ks), *_joined(histories), *_joined(excludes))
 
 
-def _plain_row(tensors: Sequence[Any]) -> tuple[Ids, int, Ids, Ids] | None:
+def _plain_row(tensors: Sequence[Any], most: Mapping[str, int]) -> tuple[Ids, int, Ids, Ids] | None:
     if len(tensors) > len(_REQUIRED) + len(_LISTS):
         return None
     values = {tensor.name(): tensor.as_numpy() for tensor in tensors}
@@ -81,11 +86,10 @@ def _plain_row(tensors: Sequence[Any]) -> tuple[Ids, int, Ids, Ids] | None:
     if user is None or k is None or user.shape != (1, 1) or k.shape != (1, 1):
         return None
     for name, value in values.items():
-        most = _LISTS.get(name)
-        if most is None or value.ndim != 2 or value.shape[0] != 1 or value.shape[1] > most:
+        if name not in _LISTS or value.ndim != 2 or value.shape[0] != 1 or value.shape[1] > most[name]:
             return None
     wanted = int(k[0, 0])
-    if not 1 <= wanted <= contract.MAX_K:
+    if not 1 <= wanted <= most[contract.K]:
         return None
     history, exclude = (values.get(name, _NOTHING)[0] for name in _LISTS)
     return user[0], wanted, history, exclude
