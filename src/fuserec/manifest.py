@@ -23,7 +23,7 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from fuserec.contract import FRONT_DOORS, MODELS
@@ -40,6 +40,8 @@ MAX_MANIFEST_BYTES: Final = 16 * 2**20
 # What every model of a repository has: what it is to the server, and its code.
 CONFIG_FILE: Final = "config.pbtxt"
 CODE_FILE: Final = "model.py"
+# Python makes it beside a model's code.
+BYTECODE_FOLDER: Final = "__pycache__"
 # The server passes over folders whose name begins with a zero.
 _VERSION = re.compile("[1-9][0-9]{0,17}")
 
@@ -236,7 +238,8 @@ class Manifest:
         """Compare the files of a repository with what was published.
 
         Raises:
-            BundleError: The first file that is missing, of another size, of another hash, or not in the repository.
+            BundleError: The first file that is missing, of another size, of another hash, or not in the repository; or
+                one that is there and not listed: Python, or a runtime, would take it for a part of the bundle.
         """
         root = repository.resolve()
         for name, record in self.files.items():
@@ -251,6 +254,34 @@ class Manifest:
                 )
         for model in self.models:
             _verify_config(repository / model, root)
+            self._refuse_unlisted(repository, model)
+
+    def _refuse_unlisted(self, repository: Path, model: str) -> None:
+        """Raise where the version folder of a model holds anything else than what is listed.
+
+        The models import from their folder first, and ONNX Runtime reads weights beside a graph. What Python caches of
+        `model.py` is the business of who serves it, see `fuserec.serve.view`.
+        """
+        folder = repository / model / str(self.version)
+        prefix = f"{model}/"
+        listed = {PurePosixPath(name.removeprefix(prefix)) for name in self.files if name.startswith(prefix)}
+        if model == self.models[0]:
+            listed.add(PurePosixPath(FILE_NAME))
+        expected = listed | {parent for file in listed for parent in file.parents}
+        waiting = [folder]
+        while waiting:
+            for path in waiting.pop().iterdir():
+                inside = PurePosixPath(path.relative_to(folder).as_posix())
+                if inside == PurePosixPath(BYTECODE_FOLDER):
+                    continue
+                is_folder = path.is_dir()
+                if inside not in expected or (is_folder and path.is_symlink()) or is_folder == (inside in listed):
+                    raise BundleError(
+                        f"{path} is not listed in the manifest, and would be taken for a part of the bundle; remove "
+                        "it, or export again"
+                    )
+                if is_folder:
+                    waiting.append(path)
 
 
 def _check_there(path: Path, root: Path) -> None:
