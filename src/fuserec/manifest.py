@@ -40,6 +40,7 @@ MAX_MANIFEST_BYTES: Final = 16 * 2**20
 # What every model of a repository has: what it is to the server, and its code.
 CONFIG_FILE: Final = "config.pbtxt"
 CODE_FILE: Final = "model.py"
+INDEX_FILE: Final = "index.safetensors"
 # Python makes it beside a model's code.
 BYTECODE_FOLDER: Final = "__pycache__"
 # The server passes over folders whose name begins with a zero.
@@ -189,7 +190,7 @@ class Manifest:
         """Return what is read of a bundle; nothing is that was not compared with its hash."""
         read = ["items.parquet", "users.parquet"]
         read += [engine.file for part in self.parts.values() for engine in part.engines.values()]
-        read += ["index.safetensors"] if self.dim else []
+        read += [INDEX_FILE] if self.dim else []
         read += ["tokenizer.json"] if self.text else []
         read += [ID_FILES[kind] for kind in self.ids]
         in_each = {f"{model}/{name}" for model in self.models for name in (CODE_FILE, CONFIG_FILE)}

@@ -79,6 +79,7 @@ class KnownQueries:
             more = _no_ids(len(rows)) if also is None else _joined(also, len(rows))
             answers = self._compiled.search(lists, rows, *more, k)
             if answers is not None:
+                self._index.require_unchanged()
                 return TopK(answers.rows, answers.scores, answers.certified, answers.rescored)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self._vectors):
             raise ValueError(f"got rows {rows.min()} to {rows.max()}, expected 0 to {len(self._vectors) - 1}")

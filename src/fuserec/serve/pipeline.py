@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
 from fuserec.errors import BundleError
-from fuserec.kernels import ItemIndex, TopK
-from fuserec.manifest import Manifest
+from fuserec.kernels import FileState, ItemIndex, TopK
+from fuserec.manifest import INDEX_FILE, Manifest
 from fuserec.serve.engines import Engine, open_engine
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.query import Query
@@ -112,14 +112,17 @@ class Pipeline:
         Raises:
             BundleError: A file is missing, is not the one that was published, or is not what it should be.
         """
-        manifest = Manifest.read(bundle)
+        manifest, path = Manifest.read(bundle), bundle / INDEX_FILE
+        seen = FileState.of(path) if path.is_file() else None
         manifest.verify(bundle.parents[1])
         items = read_items(bundle, manifest)
         item_ids = items["item_id"].to_numpy()
-        index = ItemIndex.load(bundle / "index.safetensors")
+        index = ItemIndex.load(path)
+        # What was verified is what is mapped.
+        index.require_unchanged(since=seen)
         if (index.rows, index.dim) != (manifest.n_items, manifest.dim):
             raise BundleError(
-                f"{bundle / 'index.safetensors'} has {index.rows} items of {index.dim} numbers, the manifest says "
+                f"{path} has {index.rows} items of {index.dim} numbers, the manifest says "
                 f"{manifest.n_items} of {manifest.dim}; export again"
             )
         stage, rerank = RankStage.open(bundle, manifest), manifest.rerank
