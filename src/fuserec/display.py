@@ -169,6 +169,7 @@ def serving(manifest: Manifest, server: Server) -> None:
     out.print(
         f"serving {server.repository.name}: {manifest.architecture}, {manifest.precision}, {manifest.n_items:,} items"
     )
+    out.print(f"  device   {server.device}")
     out.print(f"  gRPC     {address.host}:{address.grpc_port}")
     out.print(f"  HTTP     http://{address.host}:{address.http_port}")
     out.print(f"  metrics  http://{address.host}:{address.metrics_port}/metrics")

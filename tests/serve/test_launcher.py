@@ -58,6 +58,19 @@ def test_without_the_wheel_the_error_knows_the_python(
         find_binary()
 
 
+@pytest.mark.parametrize("version", ["2.0.0", "2.5.5", "3.0.0rc1"])
+def test_numpy_that_the_bundled_server_misreads_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Its models would answer every element as the first one, without a word."""
+    monkeypatch.setattr("numpy.__version__", version)
+    with pytest.raises(LaunchError, match=rf"numpy {version} is installed, .*pip install 'numpy<2'"):
+        find_binary()
+
+
+def test_numpy_is_of_no_account_to_another_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numpy.__version__", "2.5.5")
+    assert find_binary(script(tmp_path / "server", "exit 0")).wheel is None
+
+
 def test_bundled_binary_is_recognized_by_its_path() -> None:
     bundled = find_binary()
     assert find_binary(bundled.path) == bundled

@@ -27,6 +27,10 @@ def serve(
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE of instances, stage_instances, queue_size, queue_timeout_ms, …"),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu or cuda, where search and networks run; cuda refuses to start where it cannot."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Look the repository over, answer one question, and start nothing.")
     ] = False,
@@ -58,14 +62,17 @@ def serve(
     from fuserec.serve.state import noted, state_folder
     from fuserec.serve.supervisor import Supervisor
 
-    config = ServingConfig.parse(settings or [])
+    config = ServingConfig.parse([*(settings or []), *([f"device={device}"] if device is not None else [])])
     observing = Observing(log_format=log_format, slow_ms=slow_ms, otlp=otlp, trace_rate=trace_rate)
     if log_format == JSON:
         log_to(sys.stderr, JSON)
     if check:
         from fuserec.serve.check import check_repository
 
-        found = {checked.what: checked.found for checked in check_repository(repository, binary=tritonserver)}
+        found = {
+            checked.what: checked.found
+            for checked in check_repository(repository, settings=config, binary=tritonserver)
+        }
         typer.echo(json.dumps(found, indent=2)) if as_json else display.facts(found)
         return
     address = Address(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)

@@ -19,8 +19,9 @@ from fuserec.errors import BundleError, ClientError, LaunchError, ServerOverload
 from fuserec.manifest import Manifest
 from fuserec.serve.admin import Admin, Key
 from fuserec.serve.binary import ServerBinary, find_binary
-from fuserec.serve.engines import device_target
+from fuserec.serve.device import Device, Need, decide
 from fuserec.serve.observing import Observing
+from fuserec.serve.probe import Survey, device_target, survey
 from fuserec.serve.sealed import CannotSeal
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
@@ -135,6 +136,7 @@ class Server:
         self._log_begun = False
         self._view: View | None = None
         self._manifest: Manifest | None = None
+        self._device: Device | None = None
         # An item that the canary asks about, and the version that it is of.
         self._item: tuple[int, int] | None = None
 
@@ -162,6 +164,13 @@ class Server:
         return self._manifest
 
     @property
+    def device(self) -> Device:
+        """Where its models compute: decided at the first start, and kept for those after it."""
+        if self._device is None:
+            raise LaunchError("the server was never started")
+        return self._device
+
+    @property
     def shown(self) -> Path:
         """The model repository that the running server sees, see `fuserec.serve.view`."""
         if self._view is None:
@@ -178,8 +187,8 @@ class Server:
 
         Raises:
             BundleError: The repository is missing or damaged; nothing was started.
-            LaunchError: It runs already, a port is taken, the binary is missing, the server died, or it did not
-                answer in time.
+            LaunchError: It runs already, a port is taken, the binary is missing, the device that was asked for cannot
+                be had, the server died, or it did not answer in time.
         """
         if self._process is not None:
             raise LaunchError(f"the server over {self.repository} runs already; stop it first")
@@ -199,6 +208,10 @@ class Server:
                 "it; for production run the vendor's current container and give --tritonserver PATH",
                 self.address.host,
             )
+        if self._device is None:
+            found = Survey(None) if self.settings.device == "cpu" else survey()
+            self._device = decide(self.settings, found, Need.of(manifest, self.settings))
+            logger.info("device: %s", self._device)
         try:
             self._manifest = manifest
             self._spawn(binary, manifest)
@@ -336,6 +349,8 @@ class Server:
             *(f"--load-model={name}" for name in manifest.models),
             "--disable-auto-complete-config",
             *self.observing.options,
+            # Without it the processes of a model take turns, and each finds its caches cold; see `ServingConfig`.
+            "--rate-limit=execution_count",
             "--exit-timeout-secs=10",
         ]
         for name, port in self.address.ports.items():
@@ -354,7 +369,7 @@ class Server:
             return ServerProcess(
                 binary,
                 [*options, *key.options],
-                self.observing.environment,
+                self.observing.environment | self.device.environment,
                 self.log,
                 append=self._log_begun,
                 sealed=key.sealed_options,

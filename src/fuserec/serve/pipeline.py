@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
 from fuserec.errors import BundleError
 from fuserec.kernels import FileState, ItemIndex, TopK
 from fuserec.manifest import INDEX_FILE, Manifest
-from fuserec.serve.engines import Engine, open_engine
+from fuserec.serve.device import CPU, Device
+from fuserec.serve.engine_choice import open_engine
+from fuserec.serve.engines import Engine
+from fuserec.serve.faults import guarded
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
@@ -77,8 +81,11 @@ class Pipeline:
         reranker: None where the bundle has no ranker.
         categories: Those of the items, which rules speak of; None where there are none.
         version: The bundle's.
+        device: Where the search computes.
 
     Attributes:
+        device: As given.
+        process: The one that it is for, where it computes on a GPU; None for any.
         watcher: Is told how long each stage takes; set by who has one. Such a pipeline is for one thread.
     """
 
@@ -93,8 +100,11 @@ class Pipeline:
         reranker: Reranker | None = None,
         categories: Categories | None = None,
         version: int = 0,
+        device: Device = CPU,
     ) -> None:
-        self._recall = Recall(engine, index, users, max_history, texts)
+        self.device = device
+        self.process = None if device.kind == "cpu" else os.getpid()
+        self._recall = Recall(engine, index, users, max_history, texts, device)
         self._index = index
         self._popularity = popularity
         self._users = users
@@ -106,11 +116,12 @@ class Pipeline:
         self.watcher: Watcher = Nobody()
 
     @classmethod
-    def open(cls, bundle: Path) -> Pipeline:
+    def open(cls, bundle: Path, device: Device = CPU) -> Pipeline:
         """Verify a bundle folder (`REPOSITORY/recommend/<version>`) and open it.
 
         Raises:
             BundleError: A file is missing, is not the one that was published, or is not what it should be.
+            DeviceError: The device does not run its networks.
         """
         manifest, path = Manifest.read(bundle), bundle / INDEX_FILE
         seen = FileState.of(path) if path.is_file() else None
@@ -125,17 +136,18 @@ class Pipeline:
                 f"{path} has {index.rows} items of {index.dim} numbers, the manifest says "
                 f"{manifest.n_items} of {manifest.dim}; export again"
             )
-        stage, rerank = RankStage.open(bundle, manifest), manifest.rerank
+        stage, rerank = RankStage.open(bundle, manifest, device), manifest.rerank
         return cls(
-            engine=open_engine(bundle, manifest, USER_TOWER),
+            engine=open_engine(bundle, manifest, USER_TOWER, device=device),
             index=index,
             popularity=Popularity(item_ids, items["count"].to_numpy()),
             users=Users(item_ids, UserStore.load(bundle / "users.parquet")),
             max_history=manifest.max_history[USER_TOWER],
-            texts=TextStage.open(bundle, manifest),
+            texts=TextStage.open(bundle, manifest, device),
             reranker=None if stage is None or rerank is None else Reranker(stage, rerank.candidates, rerank.weight),
             categories=Categories.of(items),
             version=manifest.version,
+            device=device,
         )
 
     @property
@@ -148,6 +160,7 @@ class Pipeline:
         """Whether a query may have a text."""
         return self._texts is not None
 
+    @guarded
     def warm_up(self) -> None:
         """Run every stage once, so that the first caller does not wait for compilation."""
         self._recall.warm_up()
@@ -155,6 +168,13 @@ class Pipeline:
         if self._texts is not None:
             self._texts.encode([""])
 
+    @guarded
+    def warm_up_scores(self) -> None:
+        """Run once what `encode` and `scores` take, which search no device."""
+        self._index.warm_up("cpu")
+        self.encode([Query(NO_ID, NO_IDS, NO_IDS, 1)])
+
+    @guarded
     def encode(self, queries: Sequence[Query]) -> Encoded:
         """Encode the users of B queries; `exclude` and `k` are not read."""
         if not queries:
@@ -170,9 +190,10 @@ class Pipeline:
         """Raise `ValueError` where one of (B, D) vectors has no sound scores."""
         self._index.check_vectors(vectors)
 
+    @guarded
     def search(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
         """Return the k best items for each of (B, D) vectors, without those in B `exclude` arrays."""
-        found = self._index.search(vectors, k, exclude=exclude)
+        found = self._index.search(vectors, k, exclude=exclude, backend=self.device.kind)
         self.watcher.searched(found.certified)
         return found
 
@@ -187,13 +208,15 @@ class Pipeline:
             ValueError: The catalogue does not hold the item.
         """
         self.check_item(item_id)
-        return self._index.search(vectors, 1, allow=self._index.ids == item_id).scores[:, 0]
+        # One item is no work for a device.
+        return self._index.search(vectors, 1, allow=self._index.ids == item_id, backend="cpu").scores[:, 0]
 
     def check_item(self, item_id: int) -> None:
         """Raise `ValueError` where the catalogue does not hold an item."""
         if not len(self._users.known(np.array([item_id], dtype=np.int64))[0]):
             raise ValueError(f"item_id came as {item_id}, which the catalogue does not hold")
 
+    @guarded
     def recommend(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer B queries: what a user has seen, and what the query excludes, is never recommended.
 

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH
+from fuserec.errors import UsageError
 from fuserec.kernels import ItemIndex, KnownQueries, TopK
+from fuserec.serve.device import Device
 from fuserec.serve.engines import Engine
 from fuserec.serve.query import Query
 from fuserec.serve.remembered import UserVectors
@@ -49,9 +51,19 @@ class Recall:
     """Encodes users and finds their best items; `fuserec.serve.pipeline` has the arguments."""
 
     def __init__(
-        self, engine: Engine, index: ItemIndex, users: Users, max_history: int, texts: TextStage | None
+        self,
+        engine: Engine,
+        index: ItemIndex,
+        users: Users,
+        max_history: int,
+        texts: TextStage | None,
+        device: Device,
     ) -> None:
         self._engine = engine
+        if device.rows == "host":
+            raise UsageError("invalid device_rows='host': must be 'device', the search has no other way yet")
+        # Given, not inferred: whether an engine happens to import torch says nothing of where to search.
+        self._backend = device.kind
         self._index = index
         self._users = users
         self._max_history = max_history
@@ -66,11 +78,11 @@ class Recall:
         stored = self._users.stored
         # Found out once: where the stored histories are in the index. The last list is nobody's, and empty.
         seen = self._index.excluded_rows(stored.items, np.append(stored.offsets, stored.offsets[-1]))
-        return KnownQueries(self._index, self._vectors.table, seen)
+        return KnownQueries(self._index, self._vectors.table, seen, backend=self._backend)
 
     def warm_up(self) -> None:
         """Let the search be compiled."""
-        self._index.warm_up()
+        self._index.warm_up(self._backend)
         self._known.warm_up()
 
     def kept(self, users: Ids) -> Ids | None:
@@ -106,6 +118,7 @@ class Recall:
                 raise ValueError("a text came, and the model reads none; expected a user id or a history")
             self._vectors.table[places[texts]] = self._texts.encode([queries[row].text for row in texts])
             fallback[texts] = False
+        self._written(places[new])
         seen = np.where(known.stored < 0, self._nobody, known.stored)
         return Batch(queries, known, seen, places, fallback, by_user[users[by_user] >= 0])
 
@@ -116,7 +129,12 @@ class Recall:
     def keep(self, batch: Batch) -> None:
         """Keep the vectors of a batch that is done with; not before, for it could need one whose place is taken."""
         if len(batch.fresh):
-            self._vectors.keep(batch.known.stored[batch.fresh], batch.places[batch.fresh])
+            self._written(self._vectors.keep(batch.known.stored[batch.fresh], batch.places[batch.fresh]))
+
+    def _written(self, places: Ids) -> None:
+        """Tell a device that has a copy of the vectors; who only encodes has none."""
+        if "_known" in self.__dict__:
+            self._known.refresh(places)
 
     def search(self, batch: Batch, rows: Sequence[int], k: int) -> TopK:
         """Return the k best items of some rows of a batch, all of which have an allow list or none has.
@@ -135,7 +153,7 @@ class Recall:
             excluded = self._known.excluded(seen[here], None if also is None else also[here])
             mask = self._index.mask([batch.queries[row].allow for row in rows[here]])
             vectors = self._vectors.table[places[here]]
-            parts.append(self._index.search(vectors, k, exclude=excluded, allow=mask))
+            parts.append(self._index.search(vectors, k, exclude=excluded, allow=mask, backend=self._backend))
         return TopK(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 

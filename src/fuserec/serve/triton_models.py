@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +23,13 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from fuserec import contract
+from fuserec.errors import BundleError, DeviceError, DeviceLost
 from fuserec.manifest import Manifest, served_bundle
 from fuserec.rules import MAX_JSON, Rules
+from fuserec.serve.device import Device
 from fuserec.serve.experiment import Experiments
 from fuserec.serve.explain import Explanation, explain
+from fuserec.serve.faults import Departure, device_fault
 from fuserec.serve.handover import Handover, ServerLedger
 from fuserec.serve.inputs import Inputs, checked_k, id_lists, required, same_rows, strings, switches
 from fuserec.serve.logs import log_to
@@ -56,6 +60,9 @@ class _Model(abc.ABC):
         self.observing = Observing.of_environment()
         log_to(sys.stderr, self.observing.log_format, model=model, version=version)
         logging.getLogger("fuserec").setLevel(logging.INFO)
+        self.departure = Departure()
+        self.device = self.choose_device()
+        logger.info("device: %s", self.device)
         if self.searches:
             _share_cores(args["model_config"])
         # The front door's version folder is the bundle; the single stages read the one of the same version.
@@ -64,7 +71,8 @@ class _Model(abc.ABC):
         bundle = served_bundle(repository, version)
         self.open(bundle)
         self.tally = Tally()
-        self.telemetry = Telemetry(self.tally, model, version, self.stages, Manifest.read(bundle).created)
+        created = Manifest.read(bundle).created
+        self.telemetry = Telemetry(self.tally, model, version, self.stages, created, self.device.kind)
         self.watch(bundle)
         # What is there now stays: a full collection would look through all of it, and take 100 ms of a caller's time.
         gc.collect()
@@ -76,9 +84,13 @@ class _Model(abc.ABC):
         """Hand over what was counted last; the server has let every request finish."""
         self.handover.stop()
 
+    def choose_device(self) -> Device:
+        """Return where it computes."""
+        return Device.of_environment()
+
     def open(self, bundle: Path) -> None:
         """Open and warm what answers."""
-        self.pipeline = Pipeline.open(bundle)
+        self.pipeline = Pipeline.open(bundle, self.device)
         self.pipeline.warm_up()
 
     def watch(self, bundle: Path) -> None:
@@ -90,10 +102,16 @@ class _Model(abc.ABC):
         try:
             with self.telemetry.executing():
                 responses = self.answer(requests)
-        except Exception:
+        except Exception as error:
             execution = self.telemetry.executed()
             logger.exception("an execution failed", extra=_fields(requests, execution))
-            raise
+            # A bundle that was changed on disk gives no answers here; another server may have it whole.
+            fault = error if isinstance(error, BundleError) else device_fault(error)
+            if fault is None:
+                raise
+            if isinstance(fault, DeviceLost):
+                self.departure.begin()
+            return [_unavailable(fault) for _ in requests]
         execution = self.telemetry.executed()
         if execution.seconds[TOTAL] > 1e-3 * self.observing.slow_ms:
             logger.warning("a slow execution", extra=_fields(requests, execution))
@@ -138,7 +156,8 @@ class RecommendModel(_Model):
     def watch(self, bundle: Path) -> None:
         """Begin to count, and to follow what is tried beside this version."""
         super().watch(bundle)
-        self.experiments = Experiments(bundle, self.pipeline, self.tally, self.telemetry)
+        open_candidate = partial(Pipeline.open, device=self.device)
+        self.experiments = Experiments(bundle, self.pipeline, self.tally, self.telemetry, open_candidate=open_candidate)
         self.experiments.start()
 
     def finalize(self) -> None:
@@ -178,7 +197,7 @@ class EncodeModel(_Model):
 
     def open(self, bundle: Path) -> None:
         """Open the pipeline, and warm the stage of it that is used."""
-        self.pipeline = Pipeline.open(bundle)
+        self.pipeline = Pipeline.open(bundle, self.device)
         self.pipeline.encode([Query(contract.NO_ID, NO_IDS, NO_IDS, 1)])
 
     def read(self, inputs: Inputs) -> list[Query]:
@@ -251,7 +270,7 @@ class RankModel(_Model):
         """Open the ranker, which needs neither the user tower nor the index."""
         manifest = Manifest.read(bundle)
         manifest.verify(bundle.parents[1])
-        stage = RankStage.open(bundle, manifest)
+        stage = RankStage.open(bundle, manifest, self.device)
         if stage is None:
             raise ValueError(f"{bundle} has no ranker, yet {contract.RANK} is among its models")
         self.stage, self.users = stage, Users.load(bundle, manifest)
@@ -282,6 +301,11 @@ class RankModel(_Model):
 class ExplainModel(_Model):
     """`explain`: user_id, history, item_id, history_only -> item_ids, contributions, score, baseline."""
 
+    def open(self, bundle: Path) -> None:
+        """Open the pipeline, and warm the stages of it that are used: a table on the device is not among them."""
+        self.pipeline = Pipeline.open(bundle, self.device)
+        self.pipeline.warm_up_scores()
+
     def read(self, inputs: Inputs) -> list[tuple[Query, int]]:
         """Read one request as a query and an item a row."""
         users = required(inputs, contract.USER_ID)[:, 0]
@@ -300,6 +324,11 @@ class ExplainModel(_Model):
         """Explain row by row: each is a batch of its own to the user tower."""
         self.telemetry.answered(sum(map(len, batches)))
         return [_stack_explained([explain(self.pipeline, query, item) for query, item in batch]) for batch in batches]
+
+
+def _unavailable(fault: BundleError | DeviceError) -> Any:
+    """Return the response to a request that a fault of the GPU met: another process may answer it."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(fault), pb_utils.TritonError.UNAVAILABLE))
 
 
 def _share_cores(model_config: str) -> None:
