@@ -98,7 +98,7 @@ def _repository(target: str) -> Path:
     folder = Path(target)
     if folder.is_dir():
         return folder
-    port = target.rpartition(":")[2]
+    port = target.rstrip("/").rpartition(":")[2]
     repository = repository_of(int(port)) if port.isdecimal() else None
     if repository is None:
         raise UsageError(
@@ -142,7 +142,7 @@ def _metrics_of(target: str) -> str | None:
     """Return where the server at `target` tells its metrics; None where that is not known."""
     from fuserec.serve.state import metrics_url_of
 
-    port = target.rpartition(":")[2]
+    port = target.rstrip("/").rpartition(":")[2]
     return metrics_url_of(int(port)) if port.isdecimal() and not Path(target).is_dir() else None
 
 

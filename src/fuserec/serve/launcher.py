@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from fuserec.client import Recommender
+from fuserec.client import Recommender, is_loopback
 from fuserec.contract import RECOMMEND
 from fuserec.errors import BundleError, ClientError, LaunchError, ServerOverloaded, UsageError
 from fuserec.manifest import Manifest
@@ -59,7 +59,24 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.host == "localhost" or self.host.startswith("127.")
+        return is_loopback(self.host)
+
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether it is an address of IPv6, such as `::1`, or `::` for all."""
+        return ":" in self.host
+
+    def authority(self, service: str) -> str:
+        """Return `host:port` of a service as URLs have it."""
+        return f"[{self.host}]:{self.ports[service]}" if self.is_ipv6 else f"{self.host}:{self.ports[service]}"
+
+    @property
+    def options(self) -> list[str]:
+        """Command line options by which the server listens there."""
+        options = [f"--{name}-port={port}" for name, port in self.ports.items()]
+        # gRPC's address is the beginning of an authority; that of the other two has a prefix of libevhtp's.
+        grpc, others = (f"[{self.host}]", f"ipv6:{self.host}") if self.is_ipv6 else (self.host, self.host)
+        return [*options, f"--grpc-address={grpc}", f"--http-address={others}", f"--metrics-address={others}"]
 
     @classmethod
     def free(cls) -> Address:
@@ -84,7 +101,7 @@ class Address:
     def check_free(self) -> None:
         """Raise `LaunchError` naming the first port that something else listens on."""
         for name, port in self.ports.items():
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            with socket.socket(socket.AF_INET6 if self.is_ipv6 else socket.AF_INET, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((self.host, port))
@@ -202,11 +219,14 @@ class Server:
             )
         self.address.check_free()
         binary = find_binary(self._given_binary)
-        if not self.address.is_loopback and binary.wheel is not None:
+        if not self.address.is_loopback:
             logger.warning(
-                "listening on %s with the bundled server, which lacks later security fixes: other machines can reach "
-                "it; for production run the vendor's current container and give --tritonserver PATH",
+                "listening on %s: other machines can reach this server, which asks nobody who they are%s",
                 self.address.host,
+                ""
+                if binary.wheel is None
+                else "; it is the bundled one, which lacks later security fixes: for "
+                "production run the vendor's current container and give --tritonserver PATH",
             )
         if self._device is None:
             found = Survey(None) if self.settings.device == "cpu" else survey()
@@ -222,7 +242,7 @@ class Server:
 
     def admin(self) -> Admin:
         """Return the model repository API of this server."""
-        return Admin(f"{self.address.host}:{self.address.grpc_port}", self._key)
+        return Admin(self.address.authority("grpc"), self._key)
 
     def swap(self, bundle: Path) -> None:
         """Serve another version: it is opened beside the old one, which answers until then and finishes what it began.
@@ -277,7 +297,7 @@ class Server:
 
     def _ask(self, timeout_ms: float) -> str:
         """Ask for somebody who had the first item, and return the version that answered."""
-        url = f"grpc://{self.address.host}:{self.address.grpc_port}"
+        url = f"grpc://{self.address.authority('grpc')}"
         manifest = self.manifest
         if self._item is None or self._item[0] != manifest.version:
             items = read_items(self.repository / manifest.models[0] / str(manifest.version), manifest)
@@ -353,8 +373,7 @@ class Server:
             "--rate-limit=execution_count",
             "--exit-timeout-secs=10",
         ]
-        for name, port in self.address.ports.items():
-            options += [f"--{name}-address={self.address.host}", f"--{name}-port={port}"]
+        options += self.address.options
         if device_target() is None:
             options.append("--allow-gpu-metrics=false")
         self._process = self._started(binary, options)
