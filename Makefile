@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu test-slow check check-cubins format clean
+.PHONY: help setup demo test test-gpu test-slow check check-cubins format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ check-cubins: $(READY)  ## all GPU kernels for all architectures: spills, loads,
 format: $(READY)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(READY)  ## the hashes of what the image is made of, after constraints.txt has changed
+	$(BIN)/python deploy/docker/lock.py runtime
 
 clean:  ## remove what the targets made, the environment included
 	rm -rf $(VENV) build dist
