@@ -84,7 +84,7 @@ def test_server_that_dies_shows_the_end_of_its_log(repository: Path, tmp_path: P
     assert "real problem" in str(caught.value)
 
 
-def test_log_keeps_what_a_server_said_before_it_was_started_anew(repository: Path, tmp_path: Path) -> None:
+def test_log_keeps_what_was_said_before_a_start(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     log.write_text("of another day\n")
     binary = script(tmp_path / "server", f"echo start >> {tmp_path}/starts; wc -l < {tmp_path}/starts; exit 3")
@@ -92,7 +92,7 @@ def test_log_keeps_what_a_server_said_before_it_was_started_anew(repository: Pat
     for _ in range(2):
         with pytest.raises(LaunchError, match="ended with exit status 3"):
             server.start()
-    assert log.read_text().split() == ["1", "2"]
+    assert log.read_text().splitlines() == ["of another day", "1", "2"]
 
 
 def test_log_may_go_to_stderr(repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

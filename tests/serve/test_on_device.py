@@ -58,15 +58,17 @@ def assert_same(gpu: Sequence[Answer], cpu: Sequence[Answer]) -> None:
         assert (mine.fallback, mine.ignored, mine.version) == (expected.fallback, expected.ignored, expected.version)
 
 
-def drawn(rng: np.random.Generator, items: Ids, users: list[int], n: int) -> list[Query]:
-    """Known users, unknown ones and nobody; histories and exclusions with ids that nobody knows; any k."""
+def drawn(
+    rng: np.random.Generator, items: Ids, users: list[int], n: int, ks: Sequence[int] = (1, 7, 40, 299, 300, 400)
+) -> list[Query]:
+    """Known users, unknown ones and nobody; histories and exclusions with ids that nobody knows; any of some k."""
     strange = np.array([NO_ID, 4, UNKNOWN])
     return [
         Query(
             int(rng.choice([*users, UNKNOWN, NO_ID])),
             np.concatenate([rng.choice(items, rng.integers(0, 30)), strange[: rng.integers(0, 3)]]),
             np.concatenate([rng.choice(items, rng.integers(0, 60)), strange[: rng.integers(0, 3)]]),
-            int(rng.choice([1, 7, 40, 299, 300, 400])),
+            int(rng.choice(ks)),
             bool(rng.integers(0, 2)),
         )
         for _ in range(n)
@@ -76,13 +78,13 @@ def drawn(rng: np.random.Generator, items: Ids, users: list[int], n: int) -> lis
 def test_known_users_before_and_after_their_vectors_are_kept(
     on_gpu: Pipeline, on_cpu: Pipeline, users: list[int]
 ) -> None:
-    queries = [Query(user, NO_IDS, NO_IDS, 10) for user in users[:12]]
+    queries = [Query(user, NO_IDS, NO_IDS, 10) for user in users[:6]]
     expected = on_cpu.recommend(queries)
     for _ in range(2):
         assert_same(on_gpu.recommend(queries), expected)
     # One of them at a time, and together with some who are not kept yet.
-    assert_same([on_gpu.recommend([query])[0] for query in queries[:3]], expected[:3])
-    mixed = [Query(user, NO_IDS, NO_IDS, 3 + row % 5) for row, user in enumerate(users[8:20])]
+    assert_same([on_gpu.recommend([query])[0] for query in queries[:1]], expected[:1])
+    mixed = [Query(user, NO_IDS, NO_IDS, 3 + row % 5) for row, user in enumerate(users[3:9])]
     assert_same(on_gpu.recommend(mixed), on_cpu.recommend(mixed))
 
 
@@ -99,14 +101,22 @@ def test_a_place_that_changes_hands(bundle: Path, users: list[int], monkeypatch:
         assert_same(small.recommend(query), plain.recommend(query))
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
-def test_batches_of_all_kinds(on_gpu: Pipeline, on_cpu: Pipeline, items: Ids, users: list[int], seed: int) -> None:
-    queries = drawn(np.random.default_rng(seed), items, users, 12)
+def test_batch_of_all_kinds(on_gpu: Pipeline, on_cpu: Pipeline, items: Ids, users: list[int]) -> None:
+    queries = drawn(np.random.default_rng(0), items, users, 7, ks=(1, 7, 40))
+    assert_same(on_gpu.recommend(queries), on_cpu.recommend(queries))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_large_batches_of_all_kinds(
+    on_gpu: Pipeline, on_cpu: Pipeline, items: Ids, users: list[int], seed: int
+) -> None:
+    queries = drawn(np.random.default_rng(seed), items, users, 24)
     assert_same(on_gpu.recommend(queries), on_cpu.recommend(queries))
 
 
 def test_a_row_alone_and_in_a_batch(on_gpu: Pipeline, items: Ids, users: list[int]) -> None:
-    queries = drawn(np.random.default_rng(7), items, users, 4)
+    queries = drawn(np.random.default_rng(7), items, users, 2, ks=(5, 30))
     together = on_gpu.recommend(queries)
     for query, answer in zip(queries, together, strict=True):
         assert_same(on_gpu.recommend([query]), [answer])
@@ -114,22 +124,21 @@ def test_a_row_alone_and_in_a_batch(on_gpu: Pipeline, items: Ids, users: list[in
 
 def test_allow_lists(on_gpu: Pipeline, on_cpu: Pipeline, items: Ids, users: list[int]) -> None:
     rng = np.random.default_rng(1)
-    allows = [rng.choice(items, size) for size in (1, 5, 40, 290)] + [np.array([UNKNOWN])]
+    allows = [rng.choice(items, size) for size in (1, 290)] + [np.array([UNKNOWN])]
     queries = [
-        Query(user, NO_IDS, rng.choice(items, 20), 12, allow=allow) for user in users[:3] for allow in allows
-    ] + drawn(rng, items, users, 4)
+        Query(user, NO_IDS, rng.choice(items, 20), 12, allow=allow) for user in users[:2] for allow in allows
+    ] + drawn(rng, items, users, 2, ks=(3, 12))
     assert_same(on_gpu.recommend(queries), on_cpu.recommend(queries))
 
 
 @pytest.mark.parametrize(
     "rules",
     [
-        Rules(boosts={"Even": 0.3}),
-        Rules(caps={"*": 2}),
-        Rules(caps={"Odd": 3}, boosts={"Odd": 5.0}, diversity=0.4),
-        Rules(diversity=0.9),
+        pytest.param(Rules(boosts={"Even": 0.3}), id="boosts", marks=pytest.mark.slow),
+        pytest.param(Rules(caps={"*": 2}), id="caps", marks=pytest.mark.slow),
+        pytest.param(Rules(caps={"Odd": 3}, boosts={"Odd": 5.0}, diversity=0.4), id="all"),
+        pytest.param(Rules(diversity=0.9), id="diversity", marks=pytest.mark.slow),
     ],
-    ids=["boosts", "caps", "all", "diversity"],
 )
 def test_rules(on_gpu: Pipeline, on_cpu: Pipeline, items: Ids, users: list[int], rules: Rules) -> None:
     rng = np.random.default_rng(2)
@@ -179,6 +188,13 @@ def test_texts(bundle: Path, monkeypatch: pytest.MonkeyPatch, on_cpu: Pipeline) 
         assert_same(gpu.recommend(queries), cpu.recommend(queries))
 
 
+def test_rows_on_the_host(bundle: Path, on_cpu: Pipeline, items: Ids, users: list[int]) -> None:
+    pipeline = Pipeline.open(bundle, Device("interpret", "a test", rows="host"))
+    queries = drawn(np.random.default_rng(5), items, users, 3, ks=(1, 20))
+    assert_same(pipeline.recommend(queries), on_cpu.recommend(queries))
+    assert pipeline._recall._index.on_device("interpret").rows_on == "host"
+
+
 @pytest.mark.parametrize("kind", ["cpu", "interpret"])
 def test_the_search_is_where_it_was_decided(bundle: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Not where torch, which an engine may have imported, sees a device: that was inferred before."""
@@ -198,6 +214,28 @@ def test_the_search_is_where_it_was_decided(bundle: Path, monkeypatch: pytest.Mo
     vectors = pipeline.encode([Query(5, NO_IDS, NO_IDS, 1)]).vectors
     pipeline.scores(vectors, item)
     pipeline.search(vectors, 3, [NO_IDS])
+
+
+class Searches:
+    """Notes the shapes of searches in the place of one."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, int, bool]] = []
+
+    def search(self, lists: Ids, rows: Ids, k: int, also: Sequence[Ids] | None = None) -> None:
+        assert len(lists) == len(rows) and lists.dtype == rows.dtype == np.int64
+        self.shapes.append((len(rows), k, also is not None))
+
+    def refresh(self, rows: Ids) -> None:
+        assert not self.shapes, "a vector was written after a search of it"
+
+
+def test_a_gpu_is_warmed_in_every_shape_of_most_calls(bundle: Path) -> None:
+    recall = Pipeline.open(bundle, INTERPRETED)._recall
+    recall.__dict__["_known"] = searches = Searches()
+    recall.warm_up_shapes()
+    sizes = (1, 2, 4, 8, 16, 32, 64)
+    assert searches.shapes == [(size, k, also) for size in sizes for k in (10, 100) for also in (False, True)]
 
 
 class AcceleratorError(RuntimeError):

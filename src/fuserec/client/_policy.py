@@ -296,7 +296,9 @@ def of_status(status: str, said: str, *, endpoint: str, model: str, total_s: flo
         return ServerOverloaded(f"{endpoint} has more to do than it accepts: {said}; call less often, or add servers")
     # A process of the model has died; the others are well, and the supervisor is about to bring it back.
     died = "Stub process" in said and "not healthy" in said
-    if status in ("UNAVAILABLE", "502", "503") or died:
+    # A server that ends takes its models away first; another one may have them.
+    ends = "no available versions" in said
+    if status in ("UNAVAILABLE", "502", "503") or died or ends:
         return ServerUnavailable(f"{endpoint} is not available: {said}; is `fuserec serve` running there?")
     if status in ("NOT_FOUND", "404"):
         return ModelNotFound(f"{endpoint} has no model {model!r}: {said}; is it a fuserec repository?")

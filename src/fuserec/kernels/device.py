@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fuserec.contract import NO_ID
-from fuserec.kernels._arrays import Array, IntArray
+from fuserec.kernels._arrays import Array, IntArray, counted
 from fuserec.kernels.filters import ExcludedRows, RowFilter
 from fuserec.kernels.query import Pool
 from fuserec.kernels.search import op
@@ -100,7 +100,8 @@ class DeviceIndex:
         Nothing is checked that would have to be read back. A query without sound scores is flagged, not refused.
 
         Args:
-            query: (B, D) float32, float16 or bfloat16 tensor on the device, B at least 1.
+            query: (B, D) float32, float16 or bfloat16 tensor on the device, B at least 1. It and the filters are not to
+                be written to before `repair` is done.
             k: At least 1.
             exclude: None; a (B, E) int64 tensor of item ids, -1 for padding; a tuple `(ids, offsets)` of int64 tensors
                 in CSR form; or `ExcludedRows`, which are copied to the device. Unknown and repeated ids are fine.
@@ -280,7 +281,7 @@ class DeviceKnown:
         Raises:
             ValueError: As `ItemIndex.search`.
         """
-        pool = Pool("lookup", self._vectors, rows, np.arange(len(rows) + 1), np.empty(0, np.float32))
+        pool = Pool("lookup", self._vectors, rows, counted(len(rows) + 1), self._vectors[0, :0])
         return self._index._answer(self._searcher, as_request(pool, also, self._source, lists), k)
 
     def refresh(self, rows: IntArray) -> None:

@@ -220,17 +220,21 @@ class ItemIndex:
         op.check_magnitudes(magnitudes, normalize=self.metric == "cosine", max_abs=self.max_abs)
 
     def warm_up(self, backend: op.Backend = "auto") -> None:
-        """Search once, and on the CPU in every way there is, so that no caller waits until something is compiled.
+        """Search in every way there is for that a program must be compiled, so that no caller waits for it.
 
-        Of several processes that do so at once on a machine where nothing is compiled, one compiles.
+        Of several processes that do so at once on a machine where nothing is compiled, one compiles, on a CPU.
         """
-        if op.resolve(backend) == "cpu":
+        resolved = op.resolve(backend)
+        if resolved == "cpu":
             from fuserec.kernels.search import _numba
 
             _numba.warm_up(has_codes=self.codes is not None)
-        query = np.zeros((1, self.dim), np.float32)
-        query[0, 0] = 1.0
-        self.search(query, 1, backend=backend)
+        for batch in (1, 17, 33) if resolved == "cuda" else (1,):  # queries a program, on a GPU
+            query = np.zeros((batch, self.dim), np.float32)
+            query[:, 0] = 1.0
+            self.search(query, 1, backend=backend)
+            if resolved == "cuda":
+                self.search(query, 1, exclude=[self.ids[:1]] * batch, backend=backend)
 
     def excluded_rows(self, excluded: IntArray, offsets: IntArray) -> ExcludedRows:
         """Return what `search` takes as `exclude`, of lists of item ids end to end.

@@ -12,7 +12,7 @@ when it is ready, and lets the old one finish what it has begun. Where that fail
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -31,6 +31,7 @@ _OTHERS: Final = ("shared-memory", "logging", "trace")
 # HTTP, and a single argument of a program may have 128 kB.
 UNREACHABLE: Final = "x" * 40_000
 _UNLOAD_TIMEOUT_S: Final = 60.0
+_READY_TIMEOUT_S: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,15 @@ class Admin:
     ) -> None:
         self._client.close()
 
-    def load(self, models: Sequence[str], timeout_s: float) -> None:
+    def load(
+        self, models: Sequence[str], timeout_s: float, on_loaded: Callable[[str], object] = lambda model: None
+    ) -> None:
         """Load models as the repository now has them, all at once.
+
+        Args:
+            models: Their names.
+            timeout_s: For each.
+            on_loaded: Called, in another thread, with the name of each at the moment that it answers.
 
         Raises:
             LaunchError: One of them could not be opened; its old version, if it had one, goes on.
@@ -98,15 +106,16 @@ class Admin:
         if not models:
             return
         with ThreadPoolExecutor(len(models)) as pool:
-            loads = [pool.submit(self._load, name, timeout_s) for name in models]
+            loads = [pool.submit(self._load, name, timeout_s, on_loaded) for name in models]
         for load in loads:
             load.result()
 
-    def _load(self, model: str, timeout_s: float) -> None:
+    def _load(self, model: str, timeout_s: float, on_loaded: Callable[[str], object]) -> None:
         try:
             self._client.load_model(model, headers=self._headers, client_timeout=timeout_s)
         except InferenceServerException as error:
             raise LaunchError(f"{model!r} cannot be loaded: {error.message()}") from None
+        on_loaded(model)
 
     def unload(self, model: str) -> None:
         """Unload a model; what it has begun is finished first.
@@ -118,3 +127,10 @@ class Admin:
             self._client.unload_model(model, headers=self._headers, client_timeout=_UNLOAD_TIMEOUT_S)
         except InferenceServerException as error:
             raise LaunchError(f"{model!r} cannot be unloaded: {error.message()}") from None
+
+    def is_ready(self, model: str, version: int) -> bool:
+        """Return whether a version of a model answers; False where the server does not say."""
+        try:
+            return bool(self._client.is_model_ready(model, str(version), client_timeout=_READY_TIMEOUT_S))
+        except InferenceServerException:
+            return False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from fuserec.contract import RECOMMEND
+from fuserec.errors import BundleError
 from fuserec.manifest import Manifest
 from fuserec.serve.binary import find_binary
 from fuserec.serve.device import Device, Need, decide
@@ -18,6 +20,7 @@ from fuserec.serve.ranking import RankQuery, RankStage
 from fuserec.serve.settings import ServingConfig
 from fuserec.serve.stores import read_items
 from fuserec.serve.users import NO_IDS, Users
+from fuserec.serve.versions import Versions
 from fuserec.traffic import Traffic
 
 
@@ -46,12 +49,28 @@ def check_repository(
     settings = settings or ServingConfig()
     found = Survey(None) if settings.device == "cpu" else survey()
     device = decide(settings, found, Need.of(Manifest.read(bundle), settings))
-    checked = [Checked("device", str(device)), *_check_bundle(bundle, "served", device)]
+    versions = Versions(repository)
+    try:
+        checked = [Checked("device", str(device)), *_check_bundle(bundle, "served", device)]
+    except BundleError as error:
+        raise BundleError(f"{error}; {_in_its_place(versions, int(bundle.name))}") from None
+    first = versions.first(cautiously=True)
+    if first != int(bundle.name):
+        checked.append(Checked("a start", f"serves version {first}, which has answered before, and turns to it then"))
     if traffic.experiment is not None:
         tried = bundle.with_name(str(traffic.experiment.version))
         checked += _check_bundle(tried, f"{traffic.experiment.kind}, {traffic.experiment.share:.0%}", device)
     checked.append(Checked("server", f"{server.path.name} {'of the installed wheel' if server.wheel else server.path}"))
     return checked
+
+
+def _in_its_place(versions: Versions, wanted: int) -> str:
+    """Say what a start serves where the wanted version is damaged."""
+    for version in versions.in_order(wanted):
+        with contextlib.suppress(BundleError):
+            versions.verified(version)
+            return f"a start serves version {version} in its place"
+    return "there is no other that a start could serve"
 
 
 def _check_bundle(bundle: Path, role: str, device: Device) -> list[Checked]:

@@ -11,16 +11,17 @@ from typing import Final, Literal, get_args
 
 from fuserec.contract import RECOMMEND, SEARCH
 from fuserec.errors import LaunchError, UsageError
+from fuserec.kernels.search.gpu_config import state_bytes
 from fuserec.manifest import Manifest
 from fuserec.serve.probe import Gpu, Survey, look
 from fuserec.serve.settings import RowsPlace, ServingConfig
 
 # How the launcher tells the processes of the models, which it does not start itself.
 VARIABLE: Final = "FUSEREC_DEVICE"
-# Beside the table, for each process: CUDA's context, compiled kernels, candidates, vectors of users. An allowance, not
-# measured.
-PROCESS_BYTES: Final = 1 << 30
-_STRIDE: Final = 16  # elements that a row on the device is rounded up to
+# What the buffers and graphs of searches may take in each process.
+SEARCH_BYTES: Final = 1 << 30
+# Beside that and the table: CUDA's context, compiled kernels, vectors of users. An allowance, not measured.
+PROCESS_BYTES: Final = (1 << 30) + SEARCH_BYTES
 
 Kind = Literal["cpu", "cuda", "interpret"]
 
@@ -97,9 +98,8 @@ class Need:
         return cls(manifest.n_items, manifest.dim, settings.instances + others, 1 + others)
 
     def table_bytes(self, rows: RowsPlace) -> int:
-        """Return the bytes of one table: int8 codes with two float32 a row, and float32 rows where they lie there."""
-        stride = -(-self.dim // _STRIDE) * _STRIDE
-        return self.items * (stride + 8 + (4 * stride if rows == "device" else 0))
+        """Return the bytes of one table at most: its rows may be kept in fewer than 32 bits an entry."""
+        return state_bytes(self.items, self.dim, rows_on=rows)
 
     def total_bytes(self, rows: RowsPlace) -> int:
         """Return the bytes of all processes together."""

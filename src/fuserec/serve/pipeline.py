@@ -193,7 +193,7 @@ class Pipeline:
     @guarded
     def search(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
         """Return the k best items for each of (B, D) vectors, without those in B `exclude` arrays."""
-        found = self._index.search(vectors, k, exclude=exclude, backend=self.device.kind)
+        found = self._recall.search_vectors(vectors, k, exclude)
         self.watcher.searched(found.certified)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH
-from fuserec.errors import UsageError
 from fuserec.kernels import ItemIndex, KnownQueries, TopK
-from fuserec.serve.device import Device
+from fuserec.kernels.search.gpu_bucket import GpuSettings
+from fuserec.serve.device import SEARCH_BYTES, Device
 from fuserec.serve.engines import Engine
 from fuserec.serve.query import Query
 from fuserec.serve.remembered import UserVectors
@@ -22,6 +23,8 @@ from fuserec.serve.users import Ids, Known, Users
 
 Floats = NDArray[np.float32]
 
+# What callers ask for mostly, and what is fetched for rules and rankers.
+_WARM_KS: Final = (10, 100)
 # Masks of one search, a byte an item and query, at most.
 _MASK_BYTES: Final = 64 * 2**20
 
@@ -60,17 +63,24 @@ class Recall:
         device: Device,
     ) -> None:
         self._engine = engine
-        if device.rows == "host":
-            raise UsageError("invalid device_rows='host': must be 'device', the search has no other way yet")
+        self._device = device
         # Given, not inferred: whether an engine happens to import torch says nothing of where to search.
         self._backend = device.kind
-        self._index = index
+        self._given = index
         self._users = users
         self._max_history = max_history
         self._texts = texts
         stored = users.stored
         self._nobody = len(stored)
         self._vectors = UserVectors(len(stored), index.dim, MAX_BATCH)
+
+    @cached_property
+    def _index(self) -> ItemIndex:
+        """What is searched, on the device once it is first needed: who only encodes takes no room there."""
+        if self._device.kind != "cpu":
+            settings = GpuSettings(kept_bytes=SEARCH_BYTES)
+            self._given.to(self._device.kind, rows=self._device.rows, settings=settings)
+        return self._given
 
     @cached_property
     def _known(self) -> KnownQueries:
@@ -84,6 +94,18 @@ class Recall:
         """Let the search be compiled."""
         self._index.warm_up(self._backend)
         self._known.warm_up()
+        if self._backend == "cuda":
+            self.warm_up_shapes()
+
+    def warm_up_shapes(self) -> None:
+        """Search in the shapes that most calls have: on a GPU each has kernels and a graph of its own."""
+        item, place = self._given.ids[:1], self._vectors.room(1)
+        self._vectors.table[place] = self._given.embeddings[0]  # any vector that has sound scores
+        self._written(place)
+        batches = [1 << power for power in range(MAX_BATCH.bit_length())]
+        for batch, k in itertools.product(batches, _WARM_KS):
+            for also in (None, [item] * batch):
+                self._known.search(np.full(batch, self._nobody), np.repeat(place, batch), k, also)
 
     def kept(self, users: Ids) -> Ids | None:
         """Return the places of the vectors of (B,) users, (B,) int64, where all of them are kept."""
@@ -93,6 +115,10 @@ class Recall:
     def search_kept(self, users: Ids, places: Ids, k: int) -> TopK:
         """Return the k best items of users whose vectors are kept, none of which they have seen."""
         return self._known.search(users, places, k)
+
+    def search_vectors(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
+        """Return the k best items for each of (B, D) vectors."""
+        return self._index.search(vectors, k, exclude=exclude, backend=self._backend)
 
     def encode(self, queries: Sequence[Query], numbers: Ids) -> Batch:
         """Encode the users of B queries, whose numbers are given. The vectors stay where they are until the next batch.

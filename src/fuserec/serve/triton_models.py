@@ -31,6 +31,7 @@ from fuserec.serve.experiment import Experiments
 from fuserec.serve.explain import Explanation, explain
 from fuserec.serve.faults import Departure, device_fault
 from fuserec.serve.handover import Handover, ServerLedger
+from fuserec.serve.heartbeat import Heartbeat
 from fuserec.serve.inputs import Inputs, checked_k, id_lists, required, same_rows, strings, switches
 from fuserec.serve.logs import log_to
 from fuserec.serve.observing import Observing
@@ -57,6 +58,8 @@ class _Model(abc.ABC):
     def initialize(self, args: dict[str, str]) -> None:
         """Open and warm the pipeline; an exception here makes the model, and so the server, fail to start."""
         model, version = args["model_name"], int(args["model_version"])
+        self.heartbeat = Heartbeat.of_environment()
+        self.heartbeat.start()
         self.observing = Observing.of_environment()
         log_to(sys.stderr, self.observing.log_format, model=model, version=version)
         logging.getLogger("fuserec").setLevel(logging.INFO)
@@ -83,6 +86,7 @@ class _Model(abc.ABC):
     def finalize(self) -> None:
         """Hand over what was counted last; the server has let every request finish."""
         self.handover.stop()
+        self.heartbeat.stop()
 
     def choose_device(self) -> Device:
         """Return where it computes."""
@@ -99,6 +103,13 @@ class _Model(abc.ABC):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request, and count it."""
+        self.heartbeat.begin()
+        try:
+            return self._execute(requests)
+        finally:
+            self.heartbeat.end()
+
+    def _execute(self, requests: Sequence[Any]) -> list[Any]:
         try:
             with self.telemetry.executing():
                 responses = self.answer(requests)
@@ -157,7 +168,14 @@ class RecommendModel(_Model):
         """Begin to count, and to follow what is tried beside this version."""
         super().watch(bundle)
         open_candidate = partial(Pipeline.open, device=self.device)
-        self.experiments = Experiments(bundle, self.pipeline, self.tally, self.telemetry, open_candidate=open_candidate)
+        self.experiments = Experiments(
+            bundle,
+            self.pipeline,
+            self.tally,
+            self.telemetry,
+            open_candidate=open_candidate,
+            on_change=self.heartbeat.tell,
+        )
         self.experiments.start()
 
     def finalize(self) -> None:

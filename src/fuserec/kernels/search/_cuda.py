@@ -51,8 +51,8 @@ class HostAnswer:
 class _Kept:
     """A body with the graph of its launches, and the event after its last use."""
 
-    def __init__(self, body: Body) -> None:
-        self.body = body
+    def __init__(self, body: Body, *, is_reused: bool) -> None:
+        self.body, self.is_reused = body, is_reused
         self.graph: torch.cuda.CUDAGraph | None = None
         self.event: torch.cuda.Event | None = None
         self.uses = 0
@@ -71,6 +71,7 @@ class Searcher:
         self.table, self.settings, self.source = table, settings, source or Source()
         self._arch = _arch(table.device)
         self._kept: OrderedDict[tuple[Bucket, bool], _Kept] = OrderedDict()
+        self._fitting: set[Bucket] = set()  # of those that are not padded there may be any number, so none is noted
         self._lock = threading.Lock()
         self._process, self._is_lost = os.getpid(), False
         self._captures = settings.graphs > 0 and table.device.type == "cuda"
@@ -105,9 +106,7 @@ class Searcher:
     def _parts(self, request: Request, k: int, *, exhaustive: bool) -> Iterator[Request]:
         """Cut a batch so that the buffers of each part fit `candidate_bytes`, as far as one query does."""
         size = request.batch
-        while size > 1 and self._bytes(replace(request, batch=size).bucket(k), request, exhaustive) > (
-            self.settings.candidate_bytes
-        ):
+        while size > 1 and not self._fits(replace(request, batch=size), k, exhaustive):
             size = -(-size // 2)
         if size == request.batch:
             yield request
@@ -115,11 +114,16 @@ class Searcher:
         for start in range(0, request.batch, size):
             yield request.take(np.arange(start, min(start + size, request.batch)))
 
-    def _bytes(self, exact: Bucket, request: Request, exhaustive: bool) -> int:
-        if exact.masks > 1:
-            exact = replace(exact, masks=exact.batch)
-        bucket = self._bucket(exact, exhaustive)
-        return body_bytes(self.table, bucket, request.source, self._arch, exhaustive=exhaustive)
+    def _fits(self, request: Request, k: int, exhaustive: bool) -> bool:
+        exact = request.bucket(k)
+        bucket = self._bucket(replace(exact, masks=exact.batch) if exact.masks > 1 else exact, exhaustive)
+        if bucket not in self._fitting:
+            needed = body_bytes(self.table, bucket, request.source, self._arch, exhaustive=exhaustive)
+            if needed > self.settings.candidate_bytes:
+                return False
+            if bucket.is_captured:
+                self._fitting.add(bucket)
+        return True
 
     def _bucket(self, exact: Bucket, exhaustive: bool) -> Bucket:
         """Return the bucket of a search; one that scans in float is not padded, as it would scan for nobody."""
@@ -174,11 +178,13 @@ class Searcher:
     def _body(self, request: Request, k: int, *, exhaustive: bool, is_staged: bool) -> _Kept:
         """Return the body for a request: one that is kept, where it is of a bucket."""
         bucket = self._bucket(request.bucket(k), exhaustive)
-        if (bucket, is_staged) in self._kept:
+        found = self._kept.get((bucket, is_staged))
+        if found is not None:
             self._kept.move_to_end((bucket, is_staged))
-            return self._kept[bucket, is_staged]
-        kept = _Kept(Body(self.table, bucket, request.source, self._arch, is_staged=is_staged, exhaustive=exhaustive))
-        if bucket.is_captured and self.settings.graphs:
+            return found
+        body = Body(self.table, bucket, request.source, self._arch, is_staged=is_staged, exhaustive=exhaustive)
+        kept = _Kept(body, is_reused=bucket.is_captured and self.settings.graphs > 0)
+        if kept.is_reused:
             self._kept[bucket, is_staged] = kept
             while len(self._kept) > self.settings.graphs or (
                 len(self._kept) > 1 and sum(one.body.nbytes for one in self._kept.values()) > self.settings.kept_bytes
@@ -200,9 +206,8 @@ class Searcher:
 
     def _launch(self, kept: _Kept) -> None:
         """Launch the first search of a bucket, which compiles; capture the second; replay from then on."""
-        key_is_kept = any(kept is one for one in self._kept.values())
         kept.uses += 1
-        if not (self._captures and key_is_kept) or kept.uses == 1:
+        if not (self._captures and kept.is_reused) or kept.uses == 1:
             # The interpreter computes with numpy; a query that overflows is refused by its magnitude.
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 kept.body.launch()
@@ -250,6 +255,9 @@ class Searcher:
                 with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
                     yield
             except torch.cuda.OutOfMemoryError as error:
+                for kept in self._kept.values():
+                    if kept.event is not None:
+                        kept.event.synchronize()
                 self._kept.clear()
                 raise DeviceMemoryError(
                     f"{device}: the buffers of a search do not fit: {error}; a smaller batch, a smaller "

@@ -5,7 +5,7 @@ The same launches run on a device, there inside the capture of a CUDA graph, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -79,7 +79,7 @@ class Block:
         self._host = self._device
         if is_staged and device.type == "cuda":
             self._host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        self._sections = sections
+        self._spans = {name: (section.start, section.row_bytes) for name, section in sections.items()}
         self.tensors = {name: _view(self._device, section) for name, section in sections.items()}
         self.nbytes = size
         self.arrays: dict[str, Array] = {}
@@ -98,8 +98,8 @@ class Block:
 
     def stop_of(self, name: str, rows: int) -> int:
         """Return where the first `rows` rows of an array end."""
-        section = self._sections[name]
-        return replace(section, shape=(rows, *section.shape[1:])).stop
+        start, row_bytes = self._spans[name]
+        return start + rows * row_bytes
 
 
 def _view(block: torch.Tensor, section: Section) -> torch.Tensor:

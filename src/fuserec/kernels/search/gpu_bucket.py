@@ -6,6 +6,7 @@ sizes, like `gpu_config`.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -80,6 +81,7 @@ class Bucket:
     is_captured: bool = False
 
 
+@functools.lru_cache(maxsize=4096)  # asked of every search, and most are alike
 def choose_bucket(exact: Bucket) -> Bucket:
     """Return the bucket that a search of exactly these sizes runs in; these sizes where no bucket is as large."""
     batch = power_of_two(exact.batch)
@@ -105,7 +107,12 @@ class Section:
     @property
     def stop(self) -> int:
         """Where it ends."""
-        return self.start + math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return self.start + self.shape[0] * self.row_bytes
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry along the first axis."""
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
 
 def input_sections(bucket: Bucket, rows: int, dim: int) -> dict[str, Section]:
