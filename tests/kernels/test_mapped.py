@@ -61,6 +61,7 @@ def test_no_answer_from_a_file_that_was_edited(path: Path, change: Callable[[Pat
         lambda: index.search(query, 5),
         lambda: index.search(query, 5, backend="reference"),
         lambda: known.search(one, one, 5),
+        lambda: known.search_joined(one, one, 5, one[:0], np.zeros(2, np.int64)),
         lambda: index.vectors(np.array([3])),
     ):
         with pytest.raises(BundleError, match=r"index\.safetensors was changed on disk after it was opened"):
