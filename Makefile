@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-device-twin demo test test-gpu test-slow check check-cubins format clean
+.PHONY: help setup setup-device-twin demo test test-gpu test-slow check check-cubins format lock clean
 # A GPU host of ours has other versions: Python 3.12, Triton 3.6.0, numpy 2; these here are the same without the GPU.
 DEVICE_PYTHON ?= python3.12
 TWIN := .venv-device-twin
@@ -56,6 +56,9 @@ check-cubins: $(READY)  ## all GPU kernels for all architectures: spills, loads,
 format: $(READY)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(READY)  ## the hashes of what the image is made of, after constraints.txt has changed
+	$(BIN)/python deploy/docker/lock.py runtime
 
 clean:  ## remove what the targets made, the environment included
 	rm -rf $(VENV) $(TWIN) build dist

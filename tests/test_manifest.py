@@ -74,6 +74,50 @@ def test_damaged_file_is_named(copy: Path, name: str, damage: Callable[[Path], N
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("recommend/1/coverage.py", id="module that shadows one"),
+        pytest.param("encode/1/cffi.py", id="in another model"),
+        pytest.param("recommend/1/numpy/__init__.py", id="package"),
+        pytest.param("recommend/1/engines/user_tower.bin", id="data beside an engine"),
+        pytest.param("recommend/1/.hidden", id="hidden"),
+        pytest.param("recommend/1/manifest.json.bak", id="copy"),
+        pytest.param("search/1/manifest.json", id="manifest that is none"),
+        pytest.param("recommend/1/engines/__pycache__/x.pyc", id="bytecode of nothing"),
+    ],
+)
+def test_file_that_is_not_listed_is_refused(copy: Path, name: str) -> None:
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text("raise SystemExit")
+    with pytest.raises(BundleError, match="is not listed in the manifest") as caught:
+        Manifest.read(copy / BUNDLE).verify(copy)
+    assert str(copy / Path(*Path(name).parts[:2])) in str(caught.value)
+
+
+def test_folders_and_links_that_are_not_listed_are_refused(copy: Path) -> None:
+    manifest = Manifest.read(copy / BUNDLE)
+    (copy / BUNDLE / "cffi").mkdir()
+    with pytest.raises(BundleError, match=r"cffi is not listed"):
+        manifest.verify(copy)
+    (copy / BUNDLE / "cffi").rmdir()
+    (copy / BUNDLE / "tokens").symlink_to(copy / BUNDLE / "engines")
+    with pytest.raises(BundleError, match=r"tokens is not listed"):
+        manifest.verify(copy)
+    (copy / BUNDLE / "tokens").unlink()
+    # A folder that is listed, somewhere else: what more lies there cannot be told apart.
+    (copy / BUNDLE / "engines").rename(copy / "elsewhere")
+    (copy / BUNDLE / "engines").symlink_to(copy / "elsewhere")
+    with pytest.raises(BundleError, match=r"engines is not listed"):
+        manifest.verify(copy)
+
+
+def test_what_python_caches_of_the_code_is_no_matter_here(copy: Path) -> None:
+    (copy / BUNDLE / "__pycache__").mkdir()
+    (copy / BUNDLE / "__pycache__" / "model.cpython-311.pyc").touch()
+    Manifest.read(copy / BUNDLE).verify(copy)
+
+
+@pytest.mark.parametrize(
     ("damage", "message"),
     [
         pytest.param(Path.unlink, "is missing", id="removed"),

@@ -55,12 +55,12 @@ def run_demo(folder: Path) -> None:
         server.start()
     try:
         address = server.address
-        out.print(f"gRPC {address.host}:{address.grpc_port}, HTTP http://{address.host}:{address.http_port}")
+        out.print(f"gRPC {address.authority('grpc')}, HTTP http://{address.authority('http')}")
         _title(5, "recommend")
         catalogue = Catalogue.open(repository)
         users = pl.read_parquet(checkpoint / "users.parquet")
         histories = dict(zip(users["user_id"].to_list(), users["history"].to_list(), strict=True))
-        with Recommender(f"grpc://{address.host}:{address.grpc_port}", timeout_ms=5_000) as recommender:
+        with Recommender(f"grpc://{address.authority('grpc')}", timeout_ms=5_000) as recommender:
             _known_user(recommender, catalogue, histories[USER])
             _unknown_user(recommender, catalogue)
             _latency(recommender, list(histories))

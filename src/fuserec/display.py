@@ -179,15 +179,15 @@ def serving(manifest: Manifest, server: Server) -> None:
         f"serving {server.repository.name}: {manifest.architecture}, {manifest.precision}, {manifest.n_items:,} items"
     )
     out.print(f"  device   {server.device}")
-    out.print(f"  gRPC     {address.host}:{address.grpc_port}")
-    out.print(f"  HTTP     http://{address.host}:{address.http_port}")
-    out.print(f"  metrics  http://{address.host}:{address.metrics_port}/metrics")
+    out.print(f"  gRPC     {address.authority('grpc')}")
+    out.print(f"  HTTP     http://{address.authority('http')}")
+    out.print(f"  metrics  http://{address.authority('metrics')}/metrics")
     out.print(f"  log      {server.log}")
     if server.max_files < FEW_FILES:
         out.print(
             f"  at most {server.max_files:,} open files, connections among them; raise `ulimit -n`", style="yellow"
         )
-    port = "" if address.grpc_port == 8001 else f" --url {address.host}:{address.grpc_port}"
+    port = "" if address.grpc_port == 8001 else f" --url {address.authority('grpc')}"
     out.print(f"try: fuserec recommend --user 42 -k 10{port}      Ctrl-C stops the server")
 
 

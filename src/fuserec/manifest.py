@@ -24,7 +24,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from fuserec.contract import FRONT_DOORS, MODELS
@@ -41,6 +41,9 @@ MAX_MANIFEST_BYTES: Final = 16 * 2**20
 # What every model of a repository has: what it is to the server, and its code.
 CONFIG_FILE: Final = "config.pbtxt"
 CODE_FILE: Final = "model.py"
+INDEX_FILE: Final = "index.safetensors"
+# Python makes it beside a model's code.
+BYTECODE_FOLDER: Final = "__pycache__"
 # The server passes over folders whose name begins with a zero.
 _VERSION = re.compile("[1-9][0-9]{0,17}")
 
@@ -193,7 +196,7 @@ class Manifest:
         """Return what is read of a bundle; nothing is that was not compared with its hash."""
         read = ["items.parquet", "users.parquet"]
         read += [engine.file for part in self.parts.values() for engine in part.engines.values()]
-        read += ["index.safetensors"] if self.dim else []
+        read += [INDEX_FILE] if self.dim else []
         read += ["tokenizer.json"] if self.text else []
         read += [ID_FILES[kind] for kind in self.ids]
         in_each = {f"{model}/{name}" for model in self.models for name in (CODE_FILE, CONFIG_FILE)}
@@ -266,7 +269,8 @@ class Manifest:
 
         Raises:
             BundleError: The first file that is missing, cannot be read, is of another size, of another hash, or not in
-                the repository.
+                the repository; or one that is there and not listed: Python, or a runtime, would take it for a part of
+                the bundle.
         """
         try:
             self._verify(repository, between)
@@ -289,6 +293,34 @@ class Manifest:
                 )
         for model in self.models:
             _verify_config(repository / model, root)
+            self._refuse_unlisted(repository, model)
+
+    def _refuse_unlisted(self, repository: Path, model: str) -> None:
+        """Raise where the version folder of a model holds anything else than what is listed.
+
+        The models import from their folder first, and ONNX Runtime reads weights beside a graph. What Python caches of
+        `model.py` is the business of who serves it, see `fuserec.serve.view`.
+        """
+        folder = repository / model / str(self.version)
+        prefix = f"{model}/"
+        listed = {PurePosixPath(name.removeprefix(prefix)) for name in self.files if name.startswith(prefix)}
+        if model == self.models[0]:
+            listed.add(PurePosixPath(FILE_NAME))
+        expected = listed | {parent for file in listed for parent in file.parents}
+        waiting = [folder]
+        while waiting:
+            for path in waiting.pop().iterdir():
+                inside = PurePosixPath(path.relative_to(folder).as_posix())
+                if inside == PurePosixPath(BYTECODE_FOLDER):
+                    continue
+                is_folder = path.is_dir()
+                if inside not in expected or (is_folder and path.is_symlink()) or is_folder == (inside in listed):
+                    raise BundleError(
+                        f"{path} is not listed in the manifest, and would be taken for a part of the bundle; remove "
+                        "it, or export again"
+                    )
+                if is_folder:
+                    waiting.append(path)
 
 
 def _check_there(path: Path, root: Path) -> None:

@@ -8,12 +8,21 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
+from urllib.parse import urlsplit
 
+from fuserec.client import is_direct
 from fuserec.errors import LaunchError, UsageError
 from fuserec.serve import telemetry as names
 
 _AB = names.AB_ROWS.name
 _MAX_BYTES = 16 * 2**20
+# Names of proxies are in the environment; curl and the client read it alike.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Return what reads a URL: through no proxy where the client would go through none."""
+    return _DIRECT if is_direct(urlsplit(url).hostname or "") else urllib.request.build_opener()
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Scrape:
         if url.count("/") < 3 or url.endswith("/"):
             url = f"{url.rstrip('/')}/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=timeout_s) as response:
+            with _opener(url).open(url, timeout=timeout_s) as response:
                 text = response.read(_MAX_BYTES).decode("utf-8")
             return cls.parse(text, monotonic())
         except (OSError, urllib.error.URLError, ValueError) as error:

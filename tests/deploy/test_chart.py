@@ -146,6 +146,7 @@ def test_pod_is_restricted(name: str, render: Render) -> None:
     """What Kubernetes calls the restricted profile, and no root that can be written to."""
     spec = pod(render(name))
     assert spec["automountServiceAccountToken"] is False
+    assert not {"shareProcessNamespace", "hostPID", "hostNetwork", "hostIPC"} & spec.keys()
     assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] == 1000
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     [container] = spec["containers"]
@@ -228,3 +229,17 @@ def test_metrics_stay_inside() -> None:
 )
 def test_wrong_values_are_refused(values: dict[str, Any], said: str) -> None:
     assert said in helm(values).get("refused", "taken")
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_nobody_gets_in_who_is_not_named(name: str, render: Render) -> None:
+    policy = only(render(name), "NetworkPolicy")["spec"]
+    values = VALUES[name].get("networkPolicy", {})
+    assert policy["policyTypes"] == ["Ingress", "Egress"] and policy["egress"] == []
+    named = [values.get("clients"), values.get("metrics")]
+    assert [rule["from"] for rule in policy["ingress"]] == [peers for peers in named if peers]
+
+
+def test_network_policy_can_be_left_out() -> None:
+    made = helm({**MINIMAL, "networkPolicy": {"enabled": False}})["made"]
+    assert not [text for text in made.values() if "kind: NetworkPolicy" in text]

@@ -18,6 +18,8 @@ DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 COMPOSE = DEPLOY / "compose" / "compose.yaml"
 GPU = DEPLOY / "compose" / "gpu.yaml"
 BIN = Path(sys.executable).parent
+# What each image is taken by; a tag can be moved, so that none has a default.
+IMAGES = ("TRITON", "PYTHON", "PROMETHEUS", "GRAFANA")
 
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -27,7 +29,8 @@ def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str
 def compose(*files: Path, models: Path) -> dict[str, Any]:
     """What Compose makes of some files; it needs no engine for that."""
     arguments = [argument for file in files for argument in ("--file", file)]
-    environment = {"PATH": os.environ["PATH"], "FUSEREC_MODELS": str(models)}
+    images = {name: f"{name.lower()}@sha256:{'0' * 64}" for name in IMAGES}
+    environment = {"PATH": os.environ["PATH"], "FUSEREC_MODELS": str(models), **images}
     done = run(BIN / "docker-compose", *arguments, "config", "--format", "json", env=environment)
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
@@ -117,10 +120,50 @@ def test_compose_is_closed_to_other_machines_and_cannot_write(files: tuple[Path,
     assert (Path(built["context"]) / built["dockerfile"]) == DOCKERFILE
 
 
-def test_compose_asks_for_the_models() -> None:
-    done = run(BIN / "docker-compose", "--file", COMPOSE, "config", env={"PATH": os.environ["PATH"]})
+@pytest.mark.parametrize("missing", ["FUSEREC_MODELS", *IMAGES])
+def test_compose_asks_for_the_models_and_for_each_image(missing: str) -> None:
+    given = {name: "x" for name in ("FUSEREC_MODELS", *IMAGES) if name != missing}
+    done = run(BIN / "docker-compose", "--file", COMPOSE, "config", env={"PATH": os.environ["PATH"], **given})
     assert done.returncode != 0
-    assert "FUSEREC_MODELS" in done.stderr
+    assert missing in done.stderr
+
+
+def test_no_image_is_taken_by_a_tag() -> None:
+    """Every base is an argument that has no default, or a stage of the same file."""
+    text = DOCKERFILE.read_text()
+    stages = set(re.findall(r"^FROM .* AS (\S+)$", text, re.MULTILINE))
+    for base in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
+        assert base in stages or re.search(rf"^ARG {base.strip('${}')}$", text, re.MULTILINE), base
+    for line in COMPOSE.read_text().splitlines():
+        if line.strip().startswith("image:") and "fuserec" not in line:
+            assert re.fullmatch(r"\s+image: \$\{[A-Z]+:\?.*@sha256.*\}", line), line
+
+
+def test_every_package_of_the_image_has_a_hash_and_the_version_of_the_constraints() -> None:
+    """`make lock` renews them."""
+    constraints = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    pinned = {name.lower().replace("_", "-").replace(".", "-"): version for name, version in constraints.items()}
+    for name, wanted in (("build", {"hatchling"}), ("runtime", {"numpy", "numba", "onnxruntime", "grpcio", "polars"})):
+        lines = (DOCKERFILE.parent / f"{name}.lock").read_text().splitlines()[1:]
+        found = {}
+        for line in lines:
+            package = re.fullmatch(r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}", line)
+            assert package, f"{name}.lock has {line!r}"
+            found[package[1]] = package[2]
+        assert wanted <= found.keys()
+        moved = {key: version for key, version in found.items() if pinned.get(key, version) != version}
+        assert not moved, f"{name}.lock has {moved}, constraints.txt another version; run make lock"
+    assert "--require-hashes" in DOCKERFILE.read_text()
+    assert not re.search(r"pip install(?!.*(--require-hashes|--no-deps))", DOCKERFILE.read_text())
+
+
+def test_lock_names_all_that_the_image_is_asked_for() -> None:
+    """What pyproject.toml asks for beside this machine's markers; the lock is for another Python than this one."""
+    code = "import runpy, sys; lock = runpy.run_path(sys.argv[1]); print('\\n'.join(lock['requirements'](['runtime'])))"
+    done = run(sys.executable, "-c", code, DOCKERFILE.parent / "lock.py")
+    asked = {re.split(r"[<>=\[ ;]", line)[0].lower().replace("_", "-") for line in done.stdout.split("\n") if line}
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (DOCKERFILE.parent / "runtime.lock").read_text(), re.MULTILINE))
+    assert asked and asked <= locked
 
 
 def test_gpu_file_asks_for_a_gpu(tmp_path: Path) -> None:

@@ -144,7 +144,15 @@ def test_an_index_comes_back_from_its_file(tmp_path: Path, metric: str, codes: s
 
 
 def test_the_public_names_are_complete() -> None:
-    assert sorted(fuserec.kernels.__all__) == ["Bag", "ExcludedRows", "ItemIndex", "KnownQueries", "Lookup", "TopK"]
+    assert sorted(fuserec.kernels.__all__) == [
+        "Bag",
+        "ExcludedRows",
+        "FileState",
+        "ItemIndex",
+        "KnownQueries",
+        "Lookup",
+        "TopK",
+    ]
 
 
 def test_importing_and_searching_on_the_cpu_bring_no_torch() -> None:

@@ -127,3 +127,41 @@ def test_loading_no_model_asks_nothing_of_the_server() -> None:
         admin.load([], timeout_s=1.0)
         with pytest.raises(LaunchError, match="'recommend' cannot be loaded"):
             admin.load(["recommend"], timeout_s=1.0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
+def test_loopback_is_only_for_this_machine(host: str) -> None:
+    assert Address(host=host).is_loopback
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "127.evil.example", "10.0.0.1", "shop.example"])
+def test_other_addresses_are_no_loopback(host: str) -> None:
+    assert not Address(host=host).is_loopback
+
+
+@pytest.mark.parametrize("path", ["server", "pytriton/tritonserver/bin/server"], ids=["the vendor's", "the bundled"])
+def test_every_server_that_others_can_reach_is_warned_of(
+    repository: Path, tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    free = Address.free()
+    address = Address("0.0.0.0", free.grpc_port, free.http_port, free.metrics_port)
+    with pytest.raises(LaunchError):
+        Server(repository, address=address, binary=script(tmp_path / path, "exit 3")).start()
+    assert "listening on 0.0.0.0: other machines can reach this server" in caplog.text
+    assert ("lacks later security fixes" in caplog.text) == path.startswith("pytriton")
+
+
+def test_ipv6_is_written_as_each_service_wants_it() -> None:
+    address = Address("::1", 1, 2, 3)
+    assert [address.authority(name) for name in ("grpc", "http", "metrics")] == ["[::1]:1", "[::1]:2", "[::1]:3"]
+    assert {"--grpc-address=[::1]", "--http-address=ipv6:::1", "--metrics-address=ipv6:::1"} <= set(address.options)
+    assert Address("10.0.0.1").authority("grpc") == "10.0.0.1:8001"
+    assert {"--grpc-address=10.0.0.1", "--http-address=10.0.0.1"} <= set(Address("10.0.0.1").options)
+
+
+def test_port_in_use_on_ipv6_is_named() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LaunchError, match=f"cannot listen on ::1:{port} for grpc"):
+            Address("::1", grpc_port=port).check_free()

@@ -28,7 +28,7 @@ def echo(tmp_path: Path) -> ServerBinary:
 
 def start(tmp_path: Path, *secrets: str) -> ServerProcess:
     log = tmp_path / "log"
-    process = ServerProcess(echo(tmp_path), ["--plain"], {"OTHER": "1"}, log, append=False, sealed=secrets)
+    process = ServerProcess(echo(tmp_path), ["--plain"], {"OTHER": "1"}, log, sealed=secrets)
     deadline = time.monotonic() + 30
     while "end" not in log.read_text():
         assert time.monotonic() < deadline, f"the program said {log.read_text()!r}"
@@ -50,9 +50,9 @@ def test_program_reads_what_its_command_line_does_not_show(tmp_path: Path) -> No
 def test_placeholder_stands_where_the_option_is(tmp_path: Path) -> None:
     """Seen while the shell of the script still has the arguments it was started with."""
     path = tmp_path / "program"
-    path.write_text("#!/bin/sh\necho end\nread never\n")
+    path.write_text("#!/bin/sh\nwhile :; do sleep 1; done\n")
     path.chmod(0o755)
-    process = ServerProcess(ServerBinary(path, None), [], {}, tmp_path / "log", append=False, sealed=[SECRET])
+    process = ServerProcess(ServerBinary(path, None), [], {}, tmp_path / "log", sealed=[SECRET])
     shown = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
     process.stop()
     assert shown[-2:] == [PLACEHOLDER.encode(), b""]
@@ -152,10 +152,12 @@ def test_files_of_the_process_are_for_its_user_alone(tmp_path: Path) -> None:
     path = tmp_path / "program"
     path.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}"\n')
     path.chmod(0o755)
-    process = ServerProcess(ServerBinary(path, None), [], {}, tmp_path / "log", append=False)
+    process = ServerProcess(ServerBinary(path, None), [], {}, tmp_path / "log")
     while process.is_running:
         time.sleep(0.01)
-    assert process.epitaph().startswith("the server ended with exit status 0"), process.epitaph()
+    said = process.epitaph()
+    process.stop()
+    assert said.startswith("the server ended with exit status 0"), said
     assert made.stat().st_mode & 0o777 == 0o600
 
 

@@ -55,6 +55,9 @@ def serve(
     as_json: JsonFlag = False,
 ) -> None:
     """Serve a repository with NVIDIA Triton until Ctrl-C or SIGTERM, bringing back what dies meanwhile."""
+    from fuserec.serve.init import leave_process_one
+
+    leave_process_one()  # first: an import below may start a thread
     from fuserec import display
     from fuserec.serve.launcher import Address, Server
     from fuserec.serve.logs import JSON, log_to

@@ -141,7 +141,7 @@ def _repository(target: str) -> Path:
     folder = Path(target)
     if folder.is_dir():
         return folder
-    port = target.rpartition(":")[2]
+    port = target.rstrip("/").rpartition(":")[2]
     repository = repository_of(int(port)) if port.isdecimal() else None
     if repository is None:
         raise UsageError(

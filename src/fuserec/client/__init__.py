@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from fuserec.client._client import BaseClient
-from fuserec.client._policy import TLS, run_blocking
+from fuserec.client._policy import TLS, Endpoint, run_blocking
+from fuserec.client._proxy import is_direct, is_loopback
 from fuserec.client._wire import (
     Explanation,
     Query,
@@ -50,6 +51,7 @@ __all__ = [
     "AsyncRecommender",
     "ClientError",
     "DeadlineExceeded",
+    "Endpoint",
     "Explanation",
     "InvalidRequest",
     "MalformedAnswer",
@@ -63,6 +65,8 @@ __all__ = [
     "ServerOverloaded",
     "ServerUnavailable",
     "Unauthorized",
+    "is_direct",
+    "is_loopback",
 ]
 
 P = ParamSpec("P")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -44,9 +45,25 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def is_this_machine(host: str) -> bool:
+    """Whether a host, without a port, is loopback or another address of this machine."""
+    if is_loopback(host):
+        return True
+    name = host.strip("[]")
+    address = _address(name)
+    if address is None:
+        return False
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((name, 0))
+        except OSError:
+            return False
+    return True
+
+
 def is_direct(host: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether calls to a host pass by every proxy."""
-    if is_loopback(host):
+    if is_this_machine(host):
         return True
     listed = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     name = host.strip("[]").rstrip(".").lower()

@@ -7,9 +7,10 @@ Importing this package imports numpy and nothing heavier; numba, torch and trito
 needs them.
 """
 
+from fuserec.kernels._mapped import FileState
 from fuserec.kernels.filters import ExcludedRows
 from fuserec.kernels.index import ItemIndex, TopK
 from fuserec.kernels.known import KnownQueries
 from fuserec.kernels.query import Bag, Lookup
 
-__all__ = ["Bag", "ExcludedRows", "ItemIndex", "KnownQueries", "Lookup", "TopK"]
+__all__ = ["Bag", "ExcludedRows", "FileState", "ItemIndex", "KnownQueries", "Lookup", "TopK"]

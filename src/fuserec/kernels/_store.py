@@ -21,6 +21,7 @@ import numpy as np
 from fuserec.errors import BundleError
 from fuserec.files import replacing_file
 from fuserec.kernels._arrays import CACHE_LINE_BYTES, Array, FloatArray, IntArray
+from fuserec.kernels._mapped import MappedFile
 from fuserec.kernels.packed import PackedCodes, packed_shapes
 from fuserec.untrusted.tensors import Header, TensorRecord, read_header
 
@@ -40,6 +41,7 @@ class Stored:
         codes: Their int8 codes as the CPU reads them, or None.
         metric: "dot" or "cosine".
         max_abs: Largest absolute value in `embeddings`.
+        file: Where all of it is mapped from; None for what is to be written.
     """
 
     ids: IntArray
@@ -47,6 +49,7 @@ class Stored:
     codes: PackedCodes | None
     metric: str
     max_abs: float
+    file: MappedFile | None = None
 
 
 def _as_header(tensor: TensorRecord) -> dict[str, Any]:
@@ -135,21 +138,23 @@ def read(path: Path) -> Stored:
         raise BundleError(f"{path}: got metadata {meta}, expected rows and dim above 0, metric dot or cosine")
     if kind not in ("int8", "none"):
         raise BundleError(f"{path}: got codes {kind!r}, expected 'int8' or 'none'")
-    arrays = _map_tensors(path, header, _plan(rows, dim, kind))
+    file = MappedFile(path)
+    arrays = _tensors_of(file, header, _plan(rows, dim, kind))
     ids = arrays.pop("item_ids")
     if ids[0] < 0 or ids[-1] - ids[0] < rows - 1:
         raise BundleError(f"{path}: got item ids {ids[0]} to {ids[-1]}, expected {rows} ascending ids from 0 or above")
     embeddings = arrays.pop("embeddings")
     codes = PackedCodes(**arrays, rows=rows, dim=dim) if kind == "int8" else None
-    return Stored(ids, embeddings, codes, metric, max_abs)
+    return Stored(ids, embeddings, codes, metric, max_abs, file)
 
 
-def _map_tensors(path: Path, header: Header, tensors: dict[str, TensorRecord]) -> dict[str, Array]:
+def _tensors_of(file: MappedFile, header: Header, tensors: dict[str, TensorRecord]) -> dict[str, Array]:
     """Return a view of the mapped file for each of `tensors`, after checking that the file has just those."""
+    path = file.path
     for name in (*tensors, *header.tensors):
         if header.tensors.get(name) != tensors.get(name):
             raise BundleError(f"{path}: got {name} as {header.tensors.get(name)}, expected {tensors.get(name)}")
-    raw = np.memmap(path, np.uint8, mode="r")[header.data_start :].view(np.ndarray)
+    raw = file.data[header.data_start :]
     return {
         name: raw[tensor.start : tensor.stop].view(_DTYPES[tensor.dtype]).reshape(tensor.shape)
         for name, tensor in tensors.items()

@@ -20,6 +20,7 @@ from fuserec.kernels._arrays import (
     as_float_matrix,
     as_int_vector,
 )
+from fuserec.kernels._mapped import FileState, MappedFile
 from fuserec.kernels.filters import ExcludedRows, as_row_filter, excluded_rows, rows_of
 from fuserec.kernels.packed import PackedCodes, pack
 from fuserec.kernels.quantize import Codes, quantize_rows
@@ -66,6 +67,7 @@ class ItemIndex:
         metric: "dot" or "cosine".
         max_abs: Largest absolute value in `embeddings`.
         codes: The int8 codes that a search scans in their place, or None.
+        file: Where it is mapped from; None for one that was built here.
     """
 
     embeddings: FloatArray
@@ -73,6 +75,7 @@ class ItemIndex:
     metric: Metric
     max_abs: float
     codes: PackedCodes | None
+    file: MappedFile | None = None
     _resident: dict[str, Any] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -150,6 +153,7 @@ class ItemIndex:
             ValueError: An argument has another shape, dtype or range; a query is NaN, infinite or so large that a
                 score could overflow float32; a query (an empty bag, say) is zero under "cosine"; the backend is not
                 available here.
+            BundleError: The file of the index was changed on disk since it was mapped.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k: got {k!r}, expected an integer of at least 1")
@@ -171,8 +175,14 @@ class ItemIndex:
             resident=self._resident,
         )
         ids = np.where(found.rows < 0, np.int64(NO_ID), self.ids[found.rows])
+        self.require_unchanged()
         assert found.certified is not None and found.rescored is not None  # op.search fills them
         return TopK(ids, found.scores, found.certified, found.rescored)
+
+    def require_unchanged(self, since: FileState | None = None) -> None:
+        """Raise `BundleError` where the file that it is mapped from was changed, see `MappedFile.require_unchanged`."""
+        if self.file is not None:
+            self.file.require_unchanged(since)
 
     def to(
         self, device: str = "cuda", *, rows: Placement = "device", settings: GpuSettings | None = None
@@ -253,7 +263,9 @@ class ItemIndex:
         rows, known = rows_of(wanted, self.ids)
         if not known.all():
             raise ValueError(f"item_ids: got {wanted[~known][0]}, expected ids of the index")
-        return self.embeddings[rows]
+        found = self.embeddings[rows]
+        self.require_unchanged()
+        return found
 
     def row_codes(self) -> Codes | None:
         """Return the codes row by row, in the order of `ids`, as a new copy; None if there are none."""
@@ -272,7 +284,8 @@ class ItemIndex:
             BundleError: It is not an index, of another version, truncated, or at odds with itself.
         """
         stored = _store.read(Path(path))
-        return cls(stored.embeddings, stored.ids, cast("Metric", stored.metric), stored.max_abs, stored.codes)
+        metric = cast("Metric", stored.metric)
+        return cls(stored.embeddings, stored.ids, metric, stored.max_abs, stored.codes, stored.file)
 
     @property
     def rows(self) -> int:

@@ -89,6 +89,7 @@ class KnownQueries:
             more = _no_ids(len(rows)) if also is None else _joined(also, len(rows))
             answers = self._compiled.search(lists, rows, *more, k)
             if answers is not None:
+                self._index.require_unchanged()
                 return TopK(answers.rows, answers.scores, answers.certified, answers.rescored)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self._vectors):
             raise ValueError(f"got rows {rows.min()} to {rows.max()}, expected 0 to {len(self._vectors) - 1}")
@@ -96,6 +97,7 @@ class KnownQueries:
             if not 0 <= lists.min() <= lists.max() < len(self._excluded):
                 raise ValueError(f"got lists {lists.min()} to {lists.max()}, expected 0 to {len(self._excluded) - 1}")
             answer = self._device.search(lists, rows, k, self._filter(also, len(rows)))
+            self._index.require_unchanged()
             return TopK(answer.ids, answer.scores, answer.certified, answer.rescored)
         return self._index.search(self._vectors[rows], k, exclude=self.excluded(lists, also), backend=self._backend)
 
@@ -119,6 +121,7 @@ class KnownQueries:
         if self._compiled is not None:
             answers = self._compiled.search(lists, rows, ids, offsets, k)
             if answers is not None:
+                self._index.require_unchanged()
                 return TopK(answers.rows, answers.scores, answers.certified, answers.rescored)
         also = [ids[first:end] for first, end in itertools.pairwise(offsets.tolist())] if len(ids) else None
         return self.search(lists, rows, k, also)

@@ -28,14 +28,15 @@ def required(inputs: Inputs, name: str) -> NDArray[Any]:
 
 
 def matrix(name: str, tensor: Any) -> NDArray[Any]:
-    """Return the value of an input.
+    """Return the value of an input, whose shape is looked at before it is decoded.
 
     Servers before core pull request 434 keep the number of rows in 32 bits: with a multiple of 2^32 a request passes
-    as one without a batch axis.
+    as one without a batch axis. Numbers are a view of what the server passed on; texts become an object each.
     """
+    shape = tuple(tensor.shape())
+    if len(shape) != 2 or shape[0] > contract.MAX_BATCH:
+        raise ValueError(f"{name} came with shape {shape}, expected at most {contract.MAX_BATCH} rows, and columns")
     array: NDArray[Any] = tensor.as_numpy()
-    if array.ndim != 2:
-        raise ValueError(f"{name} came with shape {array.shape}, expected rows and columns")
     return array
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from fuserec.client import Recommender
+from fuserec.client import Recommender, is_loopback
 from fuserec.contract import RECOMMEND
 from fuserec.errors import BundleError, ClientError, LaunchError, ServerOverloaded, UsageError
 from fuserec.manifest import Manifest
@@ -71,7 +71,25 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.host == "localhost" or self.host.startswith("127.")
+        return is_loopback(self.host)
+
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether it is an address of IPv6, such as `::1`, or `::` for all."""
+        return ":" in self.host
+
+    def authority(self, service: str) -> str:
+        """Return `host:port` of a service as URLs have it."""
+        return f"[{self.host}]:{self.ports[service]}" if self.is_ipv6 else f"{self.host}:{self.ports[service]}"
+
+    @property
+    def options(self) -> list[str]:
+        """Command line options by which the server listens there."""
+        options = [f"--{name}-port={port}" for name, port in self.ports.items()]
+        # gRPC's address is the beginning of an authority; that of the other two has a prefix of libevhtp's.
+        host = self.bind_host
+        grpc, others = (f"[{host}]", f"ipv6:{host}") if self.is_ipv6 else (host, host)
+        return [*options, f"--grpc-address={grpc}", f"--http-address={others}", f"--metrics-address={others}"]
 
     @classmethod
     def free(cls) -> Address:
@@ -91,6 +109,8 @@ class Address:
         Raises:
             LaunchError: The name has no IPv4 address.
         """
+        if self.is_ipv6:
+            return self.host
         try:
             found = socket.getaddrinfo(self.host, None, socket.AF_INET, socket.SOCK_STREAM)
         except OSError as error:
@@ -100,7 +120,7 @@ class Address:
     def check_free(self) -> None:
         """Raise `LaunchError` naming the first port that something else listens on."""
         for name, port in self.ports.items():
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            with socket.socket(socket.AF_INET6 if self.is_ipv6 else socket.AF_INET, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((self.bind_host, port))
@@ -255,11 +275,14 @@ class Server:
             )
         self.address.check_free()
         binary = find_binary(self._given_binary)
-        if not self.address.is_loopback and binary.wheel is not None:
+        if not self.address.is_loopback:
             logger.warning(
-                "listening on %s with the bundled server, which lacks later security fixes: other machines can reach "
-                "it; for production run the vendor's current container and give --tritonserver PATH",
+                "listening on %s: other machines can reach this server, which asks nobody who they are%s",
                 self.address.host,
+                ""
+                if binary.wheel is None
+                else "; it is the bundled one, which lacks later security fixes: for "
+                "production run the vendor's current container and give --tritonserver PATH",
             )
         if self._device is None:
             found = Survey(None) if self.settings.device == "cpu" else survey()
@@ -304,7 +327,7 @@ class Server:
 
     @property
     def _target(self) -> str:
-        return f"{self.address.host}:{self.address.grpc_port}"
+        return self.address.authority("grpc")
 
     def swap(self, bundle: Path) -> None:
         """Verify another version and serve it, see `turn_to`.
@@ -562,8 +585,7 @@ class Server:
             "--rate-limit=execution_count",
             "--exit-timeout-secs=10",
         ]
-        for name, port in self.address.ports.items():
-            options += [f"--{name}-address={self.address.bind_host}", f"--{name}-port={port}"]
+        options += self.address.options
         if device_target() is None:
             options.append("--allow-gpu-metrics=false")
         self._process = self._started(binary, options)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
 from fuserec.errors import BundleError
-from fuserec.kernels import ItemIndex, TopK
-from fuserec.manifest import Manifest
+from fuserec.kernels import FileState, ItemIndex, TopK
+from fuserec.manifest import INDEX_FILE, Manifest
 from fuserec.serve.device import CPU, Device
 from fuserec.serve.engine_choice import open_engine
 from fuserec.serve.engines import Engine
@@ -124,14 +124,17 @@ class Pipeline:
             BundleError: A file is missing, is not the one that was published, or is not what it should be.
             DeviceError: The device does not run its networks.
         """
-        manifest = Manifest.read(bundle)
+        manifest, path = Manifest.read(bundle), bundle / INDEX_FILE
+        seen = FileState.of(path) if path.is_file() else None
         manifest.verify(bundle.parents[1])
         items = read_items(bundle, manifest)
         item_ids = items["item_id"].to_numpy()
-        index = ItemIndex.load(bundle / "index.safetensors")
+        index = ItemIndex.load(path)
+        # What was verified is what is mapped.
+        index.require_unchanged(since=seen)
         if (index.rows, index.dim) != (manifest.n_items, manifest.dim):
             raise BundleError(
-                f"{bundle / 'index.safetensors'} has {index.rows} items of {index.dim} numbers, the manifest says "
+                f"{path} has {index.rows} items of {index.dim} numbers, the manifest says "
                 f"{manifest.n_items} of {manifest.dim}; export again"
             )
         stage, rerank = RankStage.open(bundle, manifest, device), manifest.rerank

@@ -23,7 +23,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from fuserec import contract
-from fuserec.errors import DeviceError, DeviceLost
+from fuserec.errors import BundleError, DeviceError, DeviceLost
 from fuserec.manifest import Manifest, served_bundle
 from fuserec.rules import MAX_JSON, Rules
 from fuserec.serve.device import Device
@@ -118,7 +118,8 @@ class _Model(abc.ABC):
         except Exception as error:
             execution = self.telemetry.executed()
             logger.exception("an execution failed", extra=_fields(requests, execution))
-            fault = device_fault(error)
+            # A bundle that was changed on disk gives no answers here; another server may have it whole.
+            fault = error if isinstance(error, BundleError) else device_fault(error)
             if fault is None:
                 raise
             if isinstance(fault, DeviceLost):
@@ -372,7 +373,7 @@ class ExplainModel(_Model):
         return [_stack_explained([explain(self.pipeline, query, item) for query, item in batch]) for batch in batches]
 
 
-def _unavailable(fault: DeviceError) -> Any:
+def _unavailable(fault: BundleError | DeviceError) -> Any:
     """Return the response to a request that a fault of the GPU met: another process may answer it."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(fault), pb_utils.TritonError.UNAVAILABLE))
 

@@ -20,8 +20,9 @@ from typing import Final
 
 from google.protobuf import text_format
 
+from fuserec.errors import BundleError
 from fuserec.files import replacing_file
-from fuserec.manifest import CONFIG_FILE, Manifest
+from fuserec.manifest import BYTECODE_FOLDER, CONFIG_FILE, Manifest
 from fuserec.serve.settings import ServingConfig
 
 _SHOWN: Final = "shown"
@@ -43,10 +44,15 @@ class View:
         folder.mkdir(parents=True)
 
     def show(self, manifest: Manifest, models: Sequence[str]) -> None:
-        """Show the version of a verified bundle for some of its models; the server sees it when it is told to load."""
+        """Show the version of a verified bundle for some of its models; the server sees it when it is told to load.
+
+        Raises:
+            BundleError: Bytecode lies beside a model's code and cannot be removed.
+        """
         from tritonclient.grpc import model_config_pb2
 
         for model in models:
+            _remove_bytecode(self._repository / model / str(manifest.version))
             # The version's own copy: the one above the versions may be a newer one's.
             published = self._repository / manifest.path_of(f"{model}/{CONFIG_FILE}")
             config = text_format.Parse(published.read_text(), model_config_pb2.ModelConfig())
@@ -70,3 +76,19 @@ class View:
     def hide(self, model: str) -> None:
         """Show a model no longer."""
         shutil.rmtree(self.folder / model)
+
+
+def _remove_bytecode(version: Path) -> None:
+    """Remove what Python may have cached of a model's code.
+
+    Python runs it in the place of the file beside it, and the manifest does not vouch for it.
+    """
+    folder = version / BYTECODE_FOLDER
+    if folder.is_symlink():
+        raise BundleError(f"{folder} is a link, and Python would run what lies there; remove it")
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        raise BundleError(
+            f"{folder} cannot be removed, and Python would run it in the place of the models' own files; remove it "
+            "where the repository can be written to"
+        )
