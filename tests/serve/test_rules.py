@@ -23,7 +23,7 @@ from fuserec.serve.pipeline import Answer, Pipeline
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
-from fuserec.serve.recall import Batch, Recall
+from fuserec.serve.recall import Among, Batch, Recall
 from fuserec.serve.reranking import Reranker
 from fuserec.serve.stores import Categories, UserStore, read_items
 from fuserec.serve.users import NO_IDS, Users
@@ -197,24 +197,27 @@ def test_what_holds_for_every_answer(queries: list[Query]) -> None:
             assert all(full & set(GENRES_OF[item]) for item in rest), "there was room for another item"
 
 
-def test_the_pool_grows_no_further_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_fetched_than_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = build()
-    sizes: list[int] = []
+    fetched: list[tuple[int, int]] = []
     search = Recall.search
 
-    def spy(self: Recall, batch: Batch, rows: Sequence[int], k: int) -> TopK:
-        sizes.append(k)
-        return search(self, batch, rows, k)
+    def spy(self: Recall, batch: Batch, rows: Sequence[int], k: int, among: Among | None = None) -> TopK:
+        fetched.append((len(rows), k))
+        return search(self, batch, rows, k, among)
 
     monkeypatch.setattr(Recall, "search", spy)
     ask(pipeline, Query(5, NO_IDS, NO_IDS, 10, rules=Rules(caps={"Noir": 9})))
-    assert sizes == [40]
-    sizes.clear()
+    assert fetched == [(1, 37)], "one fetch with some room is enough"
+    fetched.clear()
     ask(pipeline, Query(5, NO_IDS, NO_IDS, 10, rules=Rules(boosts={"Western": 1e30})))
-    assert sizes == [40, 160, N_ITEMS], "10 of the 12 westerns are not among the best 160"
-    sizes.clear()
+    assert len(fetched) == 2 and fetched[1][1] < 37, f"the second is of the few westerns alone, came {fetched}"
+    fetched.clear()
+    ask(pipeline, Query(5, NO_IDS, NO_IDS, 10, rules=Rules(caps={ANY: 0, "Western": 3})))
+    assert len(fetched) == 1, f"categories that may have no item are not fetched, came {fetched}"
+    fetched.clear()
     pipeline.recommend([Query(user, NO_IDS, NO_IDS, 10) for user in (5, 6, 7)])
-    assert sizes == [10], "rows without rules are one search of what was asked"
+    assert fetched == [(3, 10)], "rows without rules are one search of what was asked"
 
 
 def test_unknown_categories_and_ids_are_counted_and_change_nothing(pipeline: Pipeline) -> None:

@@ -13,15 +13,16 @@ from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
 from fuserec.errors import BundleError
 from fuserec.kernels import ItemIndex, TopK
 from fuserec.manifest import Manifest
+from fuserec.serve.candidates import Candidates, RuleCandidates
 from fuserec.serve.engines import Engine, open_engine
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
 from fuserec.serve.recall import Batch, Recall
 from fuserec.serve.reranking import Reranker
-from fuserec.serve.rules import Fetch, RuleStage
+from fuserec.serve.rules import RuleStage
 from fuserec.serve.stores import Categories, UserStore, read_items
-from fuserec.serve.telemetry import ENCODE, RANK, RULES, SEARCH, Nobody, Watcher
+from fuserec.serve.telemetry import ENCODE, RULES, SEARCH, Nobody, Watcher
 from fuserec.serve.texts import TextStage
 from fuserec.serve.users import NO_IDS, Ids, Users
 
@@ -77,9 +78,6 @@ class Pipeline:
         reranker: None where the bundle has no ranker.
         categories: Those of the items, which rules speak of; None where there are none.
         version: The bundle's.
-
-    Attributes:
-        watcher: Is told how long each stage takes; set by who has one. Such a pipeline is for one thread.
     """
 
     def __init__(
@@ -94,16 +92,24 @@ class Pipeline:
         categories: Categories | None = None,
         version: int = 0,
     ) -> None:
+        categories = categories or Categories.none()
         self._recall = Recall(engine, index, users, max_history, texts)
+        self._candidates = Candidates(self._recall, popularity, users, reranker, categories, Nobody())
         self._index = index
-        self._popularity = popularity
         self._users = users
         self._max_history = max_history
         self._texts = texts
-        self._reranker = reranker
-        self._rules = RuleStage(categories or Categories.none(), index)
+        self._rules = RuleStage(categories, index)
         self._version = version
-        self.watcher: Watcher = Nobody()
+
+    @property
+    def watcher(self) -> Watcher:
+        """Who is told how long each stage takes; one that is set is for one thread, and so is the pipeline then."""
+        return self._candidates.watcher
+
+    @watcher.setter
+    def watcher(self, watcher: Watcher) -> None:
+        self._candidates.watcher = watcher
 
     @classmethod
     def open(cls, bundle: Path) -> Pipeline:
@@ -148,6 +154,7 @@ class Pipeline:
     def warm_up(self) -> None:
         """Run every stage once, so that the first caller does not wait for compilation."""
         self._recall.warm_up()
+        self._rules.warm_up()
         self.recommend([Query(NO_ID, NO_IDS, NO_IDS, 1)])
         if self._texts is not None:
             self._texts.encode([""])
@@ -201,7 +208,7 @@ class Pipeline:
 
     def _recommend(self, queries: Sequence[Query]) -> list[Answer]:
         with self.watcher.timed(ENCODE):
-            is_plain = self._reranker is None and all(query.is_plain for query in queries)
+            is_plain = self._candidates.reranker is None and all(query.is_plain for query in queries)
             users = self._users.numbers(queries)
             places = self._recall.kept(users) if is_plain else None
             if places is None:
@@ -226,52 +233,25 @@ class Pipeline:
 
     def _answer(self, batch: Batch, rows: Sequence[int]) -> list[Answer]:
         """Answer some rows of a batch, all of which have an allow list or none has."""
-        queries = [batch.queries[row] for row in rows]
-        size = max(self._rules.pool(query.rules, query.k) if query.rules else query.k for query in queries)
-        ids, scores = self._best(batch, rows, size)
-        answers = []
-        for place, (row, query) in enumerate(zip(rows, queries, strict=True)):
-            best = ids[place, : query.k], scores[place, : query.k]
-            ignored = int(batch.known.ignored[row]) + self._users.known(query.exclude)[1]
-            if query.rules:
-                first = ids[place], scores[place]
-                with self.watcher.timed(RULES):
-                    best = self._rules.choose(query.rules, query.k, first, self._fetch(batch, row))
-                ignored += self._rules.unknown(query.rules)
-            if len(query.allow):
-                ignored += self._users.known(query.allow)[1]
-            answers.append(Answer(*best, bool(batch.fallback[row]), ignored, self._version))
-        return answers
+        listed: dict[int, tuple[Ids, Floats]] = {}
+        if plain := [row for row in rows if not batch.queries[row].rules]:
+            size = max(batch.queries[row].k for row in plain)
+            found = zip(plain, *self._candidates.best(batch, plain, size), strict=True)
+            listed |= {row: (ids[: batch.queries[row].k], scores[: batch.queries[row].k]) for row, ids, scores in found}
+        if ruled := [row for row in rows if batch.queries[row].rules]:
+            rules, ks = ([getattr(batch.queries[row], name) for row in ruled] for name in ("rules", "k"))
+            with self.watcher.timed(RULES):
+                chosen = self._rules.choose(rules, ks, RuleCandidates(self._candidates, batch, ruled))
+            listed |= zip(ruled, chosen, strict=True)
+        return [
+            Answer(*listed[row], bool(batch.fallback[row]), self._ignored(batch, row), self._version) for row in rows
+        ]
 
-    def _fetch(self, batch: Batch, row: int) -> Fetch:
-        """Return what fetches the best items of one row."""
-
-        def fetch(size: int) -> tuple[Ids, Floats]:
-            ids, scores = self._best(batch, [row], size)
-            return ids[0], scores[0]
-
-        return fetch
-
-    def _best(self, batch: Batch, rows: Sequence[int], k: int) -> tuple[Ids, Floats]:
-        """Return the k best items before any rule, ids and scores, of some rows of a batch."""
-        queries = [batch.queries[row] for row in rows]
-        fallback = batch.fallback[rows]
-        width = k if self._reranker is None else max(k, self._reranker.candidates)
-        with self.watcher.timed(SEARCH):
-            ids, scores, certified, _ = self._recall.search(batch, rows, width)
-            self.watcher.searched(certified)
-        if self._reranker is not None:
-            # Neither a text nor the lack of everything is something that the ranker could judge by.
-            judged = np.flatnonzero(~fallback & np.array([not query.text for query in queries]))
-            with self.watcher.timed(RANK):
-                users = batch.known.take(np.asarray(rows)[judged])
-                ids, scores = self._reranker.reorder(users, ids, scores, judged, self._users.rows)
-        for place in np.flatnonzero(fallback):
-            # Of whom nothing is known, nothing is known to have been seen.
-            query = queries[place]
-            allowed = query.allow if len(query.allow) else None
-            ids[place, :k], scores[place, :k] = self._popularity.top(k, query.exclude, allowed)
-        return ids[:, :k], scores[:, :k]
+    def _ignored(self, batch: Batch, row: int) -> int:
+        """Return how many ids and categories of a query the catalogue does not hold."""
+        query = batch.queries[row]
+        ids = int(batch.known.ignored[row]) + self._users.known(query.exclude)[1] + self._users.known(query.allow)[1]
+        return ids + (self._rules.unknown(query.rules) if query.rules else 0)
 
 
 def _batches(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:

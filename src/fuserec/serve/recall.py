@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH
 from fuserec.kernels import ItemIndex, KnownQueries, TopK
+from fuserec.serve._numba_picking import keep_groups
 from fuserec.serve.engines import Engine
 from fuserec.serve.query import Query
 from fuserec.serve.remembered import UserVectors
@@ -22,6 +23,8 @@ Floats = NDArray[np.float32]
 
 # Masks of one search, a byte an item and query, at most.
 _MASK_BYTES: Final = 64 * 2**20
+# Rows that look among the same items share a search, and a mask, where so many do.
+_FEW: Final = 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,31 @@ class Batch:
     places: Ids
     fallback: NDArray[np.bool_]
     fresh: Ids
+
+
+@dataclass(frozen=True)
+class Among:
+    """The items among which rows look.
+
+    Attributes:
+        item_groups: (N,) int32: the group of each item, in the order of the index.
+        groups: (B, G) bool: the groups for each row.
+    """
+
+    item_groups: NDArray[np.int32]
+    groups: NDArray[np.bool_]
+
+    def alike(self) -> list[NDArray[np.int64]]:
+        """Return the rows that look among the same items, together."""
+        alike: dict[bytes, list[int]] = {}
+        for row, groups in enumerate(self.groups):
+            alike.setdefault(groups.tobytes(), []).append(row)
+        return [np.array(rows) for rows in alike.values()]
+
+    def narrow(self, row: int, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Unset in a mask, (N,) bool, the items at which a row does not look, and return it."""
+        keep_groups(self.item_groups, self.groups[row], mask)
+        return mask
 
 
 class Recall:
@@ -67,6 +95,11 @@ class Recall:
         # Found out once: where the stored histories are in the index. The last list is nobody's, and empty.
         seen = self._index.excluded_rows(stored.items, np.append(stored.offsets, stored.offsets[-1]))
         return KnownQueries(self._index, self._vectors.table, seen)
+
+    @property
+    def item_ids(self) -> Ids:
+        """Item ids in the order of the index, (N,) int64."""
+        return self._index.ids
 
     def warm_up(self) -> None:
         """Let the search be compiled."""
@@ -118,7 +151,7 @@ class Recall:
         if len(batch.fresh):
             self._vectors.keep(batch.known.stored[batch.fresh], batch.places[batch.fresh])
 
-    def search(self, batch: Batch, rows: Sequence[int], k: int) -> TopK:
+    def search(self, batch: Batch, rows: Sequence[int], k: int, among: Among | None = None) -> TopK:
         """Return the k best items of some rows of a batch, all of which have an allow list or none has.
 
         None of what a user has seen or given, or what the query excludes, is among them.
@@ -126,17 +159,37 @@ class Recall:
         seen, places = batch.seen[rows], batch.places[rows]
         unwanted = [_unwanted(batch, row) for row in rows]
         also = unwanted if any(map(len, unwanted)) else None
-        if not len(batch.queries[rows[0]].allow):
+        has_lists = len(batch.queries[rows[0]].allow) > 0
+        if not has_lists and among is None:
             return self._known.search(seen, places, k, also)
+        if among is not None and not has_lists and len(alike := among.alike()) * _FEW <= len(rows) + _FEW:
+            return self._search_alike(seen, places, k, also, among, alike)
         step = max(1, _MASK_BYTES // self._index.rows)
         parts = []
         for at in range(0, len(rows), step):
             here = slice(at, at + step)
             excluded = self._known.excluded(seen[here], None if also is None else also[here])
-            mask = self._index.mask([batch.queries[row].allow for row in rows[here]])
-            vectors = self._vectors.table[places[here]]
-            parts.append(self._index.search(vectors, k, exclude=excluded, allow=mask))
+            if has_lists:
+                mask = self._index.mask([batch.queries[row].allow for row in rows[here]])
+            else:
+                mask = np.ones((len(rows[here]), self._index.rows), np.bool_)
+            if among is not None:
+                for line, row in zip(mask, range(at, len(rows)), strict=False):
+                    among.narrow(row, line)
+            parts.append(self._index.search(self._vectors.table[places[here]], k, exclude=excluded, allow=mask))
         return TopK(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def _search_alike(
+        self, seen: Ids, places: Ids, k: int, also: list[Ids] | None, among: Among, alike: Sequence[Ids]
+    ) -> TopK:
+        """Return the k best items of rows of which many look among the same: a mask for each kind."""
+        parts = []
+        for rows in alike:
+            excluded = self._known.excluded(seen[rows], None if also is None else [also[row] for row in rows])
+            mask = among.narrow(int(rows[0]), np.ones(self._index.rows, np.bool_))
+            parts.append(self._index.search(self._vectors.table[places[rows]], k, exclude=excluded, allow=mask))
+        order = np.argsort(np.concatenate(alike))
+        return TopK(*(np.concatenate(values)[order] for values in zip(*parts, strict=True)))
 
 
 def _unwanted(batch: Batch, row: int) -> Ids:
