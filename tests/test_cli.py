@@ -129,4 +129,4 @@ def test_missing_extra_names_what_to_install(fuserec, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("fuserec.train.recipes.get_recipe", missing)
     status, output = fuserec("train", "two-tower", "--data", tmp_path, "--out", tmp_path / "c")
-    assert status == 1 and "pip install 'fuserec[train]'" in output
+    assert status == 2 and "pip install 'fuserec[train]'" in output

@@ -51,7 +51,7 @@ def test_import_says_what_it_did(fuserec: Command) -> None:
     status, output = fuserec(*IMPORT, *TOLD)
     assert status == 0, output
     for part in (
-        "who            │ user",
+        "interactions who user",
         "time, as ISO 8601 dates",
         "label",
         "duplicate rows, left out: 1",

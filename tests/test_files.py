@@ -1,5 +1,7 @@
 """Files and folders appear whole or not at all."""
 
+import errno
+import shutil
 import threading
 from pathlib import Path
 
@@ -55,6 +57,45 @@ def test_folder_is_kept_on_error(tmp_path: Path) -> None:
         raise Interrupted
     assert [entry.name for entry in path.iterdir()] == ["old"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that cannot be renamed, as overlayfs keeps one of an image's layers; copies of it can be."""
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "old").write_text("old")
+    rename, layer = Path.rename, folder.stat().st_ino
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.stat().st_ino == layer:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    return folder
+
+
+def test_a_folder_of_an_image_is_replaced(image: Path) -> None:
+    with replacing_folder(image) as temporary:
+        (temporary / "new").write_text("new")
+    assert [entry.name for entry in image.iterdir()] == ["new"]
+    assert [entry.name for entry in image.parent.iterdir()] == ["folder"], "a copy was left behind"
+
+
+def test_a_folder_of_an_image_is_whole_where_it_cannot_be_removed(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rmtree = shutil.rmtree
+
+    def break_off(path: Path, ignore_errors: bool = False) -> None:
+        rmtree(path, ignore_errors=ignore_errors)
+        if path == image:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(shutil, "rmtree", break_off)
+    with pytest.raises(PermissionError), replacing_folder(image) as temporary:
+        (temporary / "new").write_text("new")
+    assert [entry.relative_to(image).as_posix() for entry in image.rglob("*")] == ["inner", "inner/old"]
+    assert [entry.name for entry in image.parent.iterdir()] == ["folder"]
 
 
 def test_lock_is_held_and_given_back(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import fuserec
 
 ROOT = Path(fuserec.__file__).parent
-COMMON = {"contract", "errors", "files", "manifest", "records", "rules", "tokens", "traffic", "untrusted"}
+COMMON = {"contract", "errors", "files", "id_map", "manifest", "records", "rules", "tokens", "traffic", "untrusted"}
 # Room -> the rooms and modules of fuserec that it may import; cli, demo and display stand above all rooms.
 ALLOWED = {
     "contract": set(),
@@ -18,13 +18,14 @@ ALLOWED = {
     "files": set(),
     "untrusted": set(),
     "records": set(),
+    "id_map": {"untrusted"},
     "rules": {"untrusted"},
-    "manifest": {"contract", "errors", "files", "records", "untrusted"},
+    "manifest": {"contract", "errors", "files", "id_map", "records", "untrusted"},
     "traffic": {"errors", "files", "manifest", "records", "untrusted"},
     "catalogue": {"errors", "traffic", "untrusted"},
     "tokens": {"errors", "untrusted"},
     "kernels": {"contract", "errors", "files", "untrusted"},
-    "models": {"contract", "errors", "files", "tokens", "untrusted"},
+    "models": {"contract", "errors", "files", "id_map", "tokens", "untrusted"},
     "train": COMMON | {"models"},
     "importers": COMMON | {"models", "train"},
     "export": COMMON | {"kernels", "models", "serve"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from rich.rule import Rule
-from rich.table import Table
+from rich.text import Text
 
 from fuserec import display
 from fuserec.catalogue import Catalogue
@@ -20,6 +20,7 @@ from fuserec.export import AHEAD_OF_TIME, TARGETS, ExportConfig, export_checkpoi
 from fuserec.manifest import Manifest
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.serve.launcher import Address, Server
+from fuserec.terminal import out, print_table, printable, sign
 from fuserec.train.data import read_folder
 from fuserec.train.movielens import write_movielens_100k
 from fuserec.train.run import Run
@@ -28,7 +29,6 @@ from fuserec.train.two_tower import TwoTowerRecipe, train_two_tower
 USER = 42
 CALLS = 300
 K = 10
-out = display.out
 
 
 def run_demo(folder: Path) -> None:
@@ -66,7 +66,7 @@ def run_demo(folder: Path) -> None:
             _latency(recommender, list(histories))
     finally:
         server.stop()
-    out.print(Rule(style="dim"))
+    out.print(Rule(style="dim", characters=sign("─", "-")))
     out.print(f"done in {time.perf_counter() - start:.0f} s; the server has been stopped. The artefacts:")
     out.print(f"  {data}\n  {checkpoint}\n  {repository}")
     out.print("next, with .venv/bin on your PATH:")
@@ -91,25 +91,26 @@ def _train(data: Path, folder: Path) -> Checkpoint:
 
 
 def _title(number: int, text: str) -> None:
-    out.print(Rule(f"[bold]{number}/5 {text}", align="left", style="dim"))
+    out.print(Rule(Text(f"{number}/5 {text}", "bold"), align="left", style="dim", characters=sign("─", "-")))
 
 
 def _engines(manifest: Manifest) -> None:
-    table = Table("target", "runtime", "precision", "overlap of the ten best")
+    rows = []
     tower = manifest.parts[USER_TOWER]
     for target, engine in tower.engines.items():
         name, runtime = f"{target} ({TARGETS[target].what})", f"{engine.runtime} {engine.runtime_version}"
-        table.add_row(name, runtime, engine.precision, f"{engine.quality['overlap']:.1%}")
-    out.print(table)
+        rows.append((name, runtime, engine.precision, f"{engine.quality['overlap']:.1%}"))
+    print_table(("target", "runtime", "precision", "overlap of the ten best"), rows)
     out.print("what every precision costs: quality.html in the bundle")
 
 
 def _known_user(recommender: Recommender, catalogue: Catalogue, history: list[int]) -> None:
     answer = recommender.recommend(user_id=USER, k=K)
-    table = Table(f"user {USER} last watched", "is recommended", "score")
-    for seen, (item_id, score) in zip(reversed(history[-K:]), answer, strict=False):
-        table.add_row(catalogue.title(seen), catalogue.title(item_id), f"{score:.4f}")
-    out.print(table)
+    rows = [
+        (catalogue.title(seen), catalogue.title(item_id), f"{score:.4f}")
+        for seen, (item_id, score) in zip(reversed(history[-K:]), answer, strict=False)
+    ]
+    print_table((f"user {USER} last watched", "is recommended", "score"), rows)
 
 
 def _unknown_user(recommender: Recommender, catalogue: Catalogue) -> None:
@@ -124,7 +125,7 @@ def _unknown_user(recommender: Recommender, catalogue: Catalogue) -> None:
 
 def _list(answer: Recommendations, catalogue: Catalogue) -> None:
     for item_id, score in answer:
-        out.print(f"  {score:.4f}  {catalogue.title(item_id)}")
+        out.print(f"  {score:.4f}  {printable(catalogue.title(item_id))}")
 
 
 def _latency(recommender: Recommender, user_ids: list[int]) -> None:

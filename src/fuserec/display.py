@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.text import Text
+
+from fuserec.terminal import err, out, print_table, sign, verbatim
 
 if TYPE_CHECKING:
     from fuserec.catalogue import Catalogue
     from fuserec.client import Ranked, Recommendations
     from fuserec.manifest import Manifest
     from fuserec.serve.launcher import Server
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Steps:
@@ -37,7 +35,7 @@ class Steps:
 
     def __call__(self, step: str) -> None:
         """Begin a step."""
-        self.finish("[green]✓[/green]")
+        self.finish(_mark(done=True))
         self._step, self._start = step, time.perf_counter()
         self._progress.reset(self._task, total=None, description=step)
 
@@ -45,31 +43,37 @@ class Steps:
         """Say how much of the step is done, and what was done last."""
         self._progress.update(self._task, completed=done, total=total, description=f"{self._step} {what}".rstrip())
 
-    def finish(self, mark: str) -> None:
+    def finish(self, mark: Text) -> None:
         """End the step."""
         if self._step:
-            self._progress.console.print(f"{mark} {self._step} [dim]{time.perf_counter() - self._start:.1f} s[/dim]")
+            seconds = Text(f"{time.perf_counter() - self._start:.1f} s", "dim")
+            self._progress.console.print(mark, verbatim(self._step), seconds)
             self._step = ""
+
+
+def _mark(*, done: bool) -> Text:
+    """Return the sign of a step that is done or failed, in words where the stream has no signs."""
+    return Text(sign("✓", "done:", err), "green") if done else Text(sign("✗", "failed:", err), "red")
 
 
 @contextlib.contextmanager
 def steps() -> Iterator[Steps]:
     """Yield what is told of each step as it begins; the steps are shown on stderr."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24))
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
     with Progress(*columns, console=err, transient=True) as progress:
         shown = Steps(progress)
         try:
             yield shown
         except BaseException:
-            shown.finish("[red]✗[/red]")
+            shown.finish(_mark(done=False))
             raise
-        shown.finish("[green]✓[/green]")
+        shown.finish(_mark(done=True))
 
 
 @contextlib.contextmanager
 def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that is told how many more of `total` are done; a bar on stderr shows it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.advance(task, done)
@@ -78,10 +82,8 @@ def counting(label: str, total: int) -> Iterator[Callable[[int], None]]:
 def training(metrics: dict[str, Any], folder: Path) -> None:
     """Show what a checkpoint scored."""
     asked = "questions" if metrics.get("recipe_name") == "dialogue" else "users"
-    table = Table("", *metrics["test"], title=f"{metrics['protocol']}, {metrics['n_test_users']} {asked}")
-    for split in ("validation", "test"):
-        table.add_row(split, *(f"{value:.4f}" for value in metrics[split].values()))
-    out.print(table)
+    rows = [(split, *(f"{value:.4f}" for value in metrics[split].values())) for split in ("validation", "test")]
+    print_table(("", *metrics["test"]), rows, title=f"{metrics['protocol']}, {metrics['n_test_users']} {asked}")
     epochs = f"{metrics['epochs']} epochs, the best was {metrics['best_epoch']}"
     out.print(f"{metrics['parameters']:,} parameters, {metrics['train_seconds']:.0f} s, {epochs}; in {folder}")
     if privacy := metrics.get("privacy"):
@@ -93,6 +95,11 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
     for note in ("continued", "transferred"):
         if note in metrics:
             out.print(f"{note}: before training, on validation  {_numbers(metrics[note]['before']['validation'])}")
+
+
+def settings(options: Sequence[tuple[str, str, str, str]]) -> None:
+    """Show the options of a recipe: name, type, default, meaning."""
+    print_table(("--set", "type", "default", "meaning"), options)
 
 
 def shrunk(told: dict[str, Any]) -> None:
@@ -107,52 +114,53 @@ def shrunk(told: dict[str, Any]) -> None:
     if not shown:
         err.print(title)
         return
-    table = Table("", *next(iter(shown.values()))["test"], title=title, title_justify="left")
-    for what, scores in shown.items():
-        for split in ("validation", "test"):
-            table.add_row(f"{what}, {split}", *(f"{value:.4f}" for value in scores[split].values()))
-    err.print(table)
+    rows = [
+        (f"{what}, {split}", *(f"{value:.4f}" for value in scores[split].values()))
+        for what, scores in shown.items()
+        for split in ("validation", "test")
+    ]
+    print_table(("", *next(iter(shown.values()))["test"]), rows, title=title, console=err)
 
 
 def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> None:
     """Show what one version of a repository holds; `versions` are all that there are."""
-    table = Table(show_header=False, title=f"{repository}", title_justify="left")
+    rows = []
     others = ", ".join(str(version) for version in versions if version != manifest.version)
-    table.add_row("version", f"{manifest.version}, also there: {others}" if others else str(manifest.version))
-    table.add_row("model", f"{manifest.architecture}, {manifest.precision}, D = {manifest.dim}")
-    table.add_row("catalogue", f"{manifest.n_items:,} items, {manifest.n_users:,} known users")
+    rows.append(("version", f"{manifest.version}, also there: {others}" if others else str(manifest.version)))
+    rows.append(("model", f"{manifest.architecture}, {manifest.precision}, D = {manifest.dim}"))
+    rows.append(("catalogue", f"{manifest.n_items:,} items, {manifest.n_users:,} known users"))
     if manifest.max_history:
         lengths = ", ".join(f"{n} by the {part.replace('_', ' ')}" for part, n in manifest.max_history.items())
-        table.add_row("items read", lengths)
-    table.add_row("created", manifest.created)
+        rows.append(("items read", lengths))
+    rows.append(("created", manifest.created))
     for split in ("validation", "test"):
         if split in manifest.metrics:
-            table.add_row(split, _numbers(manifest.metrics[split]))
+            rows.append((split, _numbers(manifest.metrics[split])))
     if manifest.rerank is not None:
         reordered = f"the best {manifest.rerank.candidates}, with a weight of {manifest.rerank.weight:g}; NDCG@10 of"
         reordered += f" {manifest.rerank.users} users"
-        table.add_row("the ranker reorders", f"{reordered}  {_numbers(manifest.rerank.ndcg)}")
-    table.add_row("built with", ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items()))
-    out.print(table)
+        rows.append(("the ranker reorders", f"{reordered}  {_numbers(manifest.rerank.ndcg)}"))
+    rows.append(("built with", ", ".join(f"{tool} {version}" for tool, version in manifest.tools.items())))
+    print_table(("", ""), rows, title=str(repository))
 
-    columns = ("part", "target", "precision", "NDCG@10", "lost", "overlap", "bytes")
-    engines = Table(*columns, title="engines", title_justify="left")
-    built = [(part, *entry) for part, network in manifest.parts.items() for entry in network.engines.items()]
-    for part, target, engine in built:
-        size = f"{manifest.files[f'{manifest.models[0]}/{engine.file}'].bytes:,}"
-        quality = engine.quality
-        judged = [
-            _or_dash(quality["ndcg"], ".4f"),
-            _or_dash(quality["loss"], ".2%"),
-            _or_dash(quality["overlap"], ".1%"),
-        ]
-        engines.add_row(part.replace("_", " "), target, engine.precision, *judged, size)
-    out.print(engines)
+    engines = []
+    for part, network in manifest.parts.items():
+        for target, engine in network.engines.items():
+            size = f"{manifest.files[f'{manifest.models[0]}/{engine.file}'].bytes:,}"
+            quality = engine.quality
+            judged = (
+                _or_dash(quality["ndcg"], ".4f"),
+                _or_dash(quality["loss"], ".2%"),
+                _or_dash(quality["overlap"], ".1%"),
+            )
+            engines.append((part.replace("_", " "), target, engine.precision, *judged, size))
+    print_table(("part", "target", "precision", "NDCG@10", "lost", "overlap", "bytes"), engines, title="engines")
 
-    files = Table("file", "bytes", "SHA-256", title="files", title_justify="left")
-    for name, record in manifest.files.items():
-        files.add_row(manifest.path_of(name), f"{record.bytes:,}", record.sha256[:16] + "…")
-    out.print(files)
+    files = [
+        (manifest.path_of(name), f"{record.bytes:,}", f"{record.sha256[:16]}...")
+        for name, record in manifest.files.items()
+    ]
+    print_table(("file", "bytes", "SHA-256"), files, title="files")
 
 
 def serving(manifest: Manifest, server: Server) -> None:
@@ -171,25 +179,24 @@ def serving(manifest: Manifest, server: Server) -> None:
 
 def facts(found: dict[str, str]) -> None:
     """Show names and what belongs to each."""
-    table = Table(show_header=False)
-    for name, value in found.items():
-        table.add_row(name, value)
-    out.print(table)
+    print_table(("", ""), list(found.items()))
 
 
 def recommendations(answer: Recommendations, catalogue: Catalogue | None) -> None:
     """Show recommended items, with titles where a catalogue is at hand."""
     if answer.fallback:
         out.print("nothing is known of this user: these are the most popular items", style="yellow")
-    table = Table("#", "item", "score", *(["title", "genres"] if catalogue else []))
+    rows = []
     for place, (item_id, score) in enumerate(answer, start=1):
         about = [catalogue.title(item_id), catalogue.genres(item_id)] if catalogue else []
-        table.add_row(str(place), str(item_id), f"{score:.4f}", *about)
-    out.print(table)
+        rows.append((place, item_id, f"{score:.4f}", *about))
+    print_table(("#", "item", "score", *(["title", "genres"] if catalogue else [])), rows)
     if missing := len(answer.item_ids) - len(answer):
         out.print(f"{missing} fewer than asked for: no other items are left", style="yellow")
     if answer.ignored:
-        out.print(f"{answer.ignored} ids of history and exclude are not in the catalogue", style="yellow")
+        out.print(
+            f"not in the catalogue, and ignored: {answer.ignored} of the ids and categories given", style="yellow"
+        )
     if catalogue is None:
         out.print("no titles: give --items REPOSITORY or items.parquet", style="dim")
     out.print(f"model version {answer.model_version}", style="dim")
@@ -198,13 +205,14 @@ def recommendations(answer: Recommendations, catalogue: Catalogue | None) -> Non
 def ranked(answer: Ranked, catalogue: Catalogue | None) -> None:
     """Show candidates in the ranker's order."""
     rated = any(map(math.isfinite, answer.ratings))
-    table = Table("#", "item", "score", *(["rating"] if rated else []), *(["title", "genres"] if catalogue else []))
+    rows = []
     for place, ((item_id, score), rating) in enumerate(zip(answer, answer.ratings.tolist(), strict=True), start=1):
         about = [catalogue.title(item_id), catalogue.genres(item_id)] if catalogue else []
-        table.add_row(str(place), str(item_id), f"{score:.4f}", *([f"{rating:.2f}"] if rated else []), *about)
-    out.print(table)
+        rows.append((place, item_id, f"{score:.4f}", *([f"{rating:.2f}"] if rated else []), *about))
+    columns = ("#", "item", "score", *(["rating"] if rated else []), *(["title", "genres"] if catalogue else []))
+    print_table(columns, rows)
     if answer.ignored:
-        out.print(f"{answer.ignored} ids of history and candidates are not in the catalogue", style="yellow")
+        out.print(f"not in the catalogue, and ignored: {answer.ignored} of the ids given", style="yellow")
     out.print(f"model version {answer.model_version}", style="dim")
 
 

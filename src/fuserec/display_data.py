@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
-from rich.table import Table
-
-from fuserec.display import out
+from fuserec.terminal import out, print_table, printable
+from fuserec.train.encodings import UTF8
 from fuserec.train.feedback import Feedback, Rate
-from fuserec.train.importing import Imported
+from fuserec.train.import_report import TREATMENTS, Imported, Numbering
 from fuserec.train.served import Malformed
-
-TREATMENTS: Final = {
-    "rows_without_user": "rows without a user, left out",
-    "rows_without_item": "rows without an item, left out",
-    "rows_without_time": "rows without a time, left out",
-    "rows_without_rating": "rows whose rating is missing or no number, left out",
-    "rows_out_of_order": "rows earlier than the row before, so all are sorted by time",
-    "duplicate_rows": "duplicate rows, left out",
-    "item_rows_without_id": "rows of items without an id, left out",
-    "item_rows_repeated": "rows of items that came before, left out",
-    "items_added": "items that the item file lacks, added with their id as title",
-    "titles_missing": "items without a title, which becomes their id",
-    "texts_cut": "texts cut to 4,000 characters",
-    "items_never_consumed": "items that nobody consumed, kept",
-    "users_not_evaluated": "users with fewer than 3 interactions, learned from and not evaluated",
-}
 
 
 def imported(report: Imported, folder: Path) -> None:
     """Show what was made of a user's own files."""
-    columns = Table("file", "column", "is taken for")
+    columns = []
     for file, parts in report.columns.items():
         for part, column in parts.items():
             note = f", as {report.times}" if part == "time" else ""
-            columns.add_row(file, column, part + note)
-    out.print(columns)
+            columns.append((file, column, part + note))
+    print_table(("file", "column", "is taken for"), columns)
+    for file, encoding in report.encodings.items():
+        if encoding != UTF8:
+            out.print(f"{file}: read as {encoding}", style="yellow")
     for name, count in report.treated.items():
         if count:
             out.print(f"{TREATMENTS[name]}: {count:,}", style="yellow")
+    if report.unusable:
+        out.print(printable(f"left out: {', '.join(report.unusable)}"), style="yellow")
+    for kind, numbering in report.numbering.items():
+        _numbering(kind, numbering, report.numbers_from)
     out.print(f"{report.interactions:,} interactions of {report.users:,} users with {report.items:,} items in {folder}")
     out.print(f"from {report.first} to {report.last}; ids and their numbers: ids_users.parquet, ids_items.parquet")
+
+
+def _numbering(kind: str, numbering: Numbering, numbers_from: str | None) -> None:
+    """Say what the numbers of ids are."""
+    one = kind[:-1]
+    if numbers_from is not None:
+        kept = f"{numbering.known:,} {one} ids keep their numbers from {numbers_from}"
+        out.print(f"{kept}, {numbering.ids - numbering.known:,} are new")
+    if numbering.numbered:
+        out.print(
+            f"{numbering.numbered:,} {one} ids, such as {numbering.example!r}, are no numbers that stand for "
+            "themselves and were numbered",
+            style="yellow",
+        )
+    if numbering.alike:
+        out.print(
+            f"{numbering.alike:,} {one} ids differ from another in case only; --casefold-ids makes them one",
+            style="yellow",
+        )
 
 
 def feedback(report: Feedback, folder: Path) -> None:
@@ -55,8 +63,8 @@ def feedback(report: Feedback, folder: Path) -> None:
         f"{report.answers:,} answers showed {report.shown:,} items; of {report.actions:,} actions "
         f"{report.actions_on_shown:,} ({report.share_on_shown:.1%}) were on an item shown at most {days:g} days before"
     )
-    out.print(_rates("position", report.positions))
-    out.print(_rates("model version", report.versions))
+    _rates("position", report.positions)
+    _rates("model version", report.versions)
     if report.already_known:
         out.print(f"{report.already_known:,} actions are known already or repeated, left out", style="yellow")
     if report.items_added:
@@ -68,11 +76,9 @@ def _malformed(what: str, malformed: Malformed) -> None:
     if malformed.lines:
         some = ", ".join(map(str, malformed.lines[:5])) + (", ..." if len(malformed.lines) > 5 else "")
         lines = f"{len(malformed.lines):,} malformed lines among the {what}, left out: {some}; the first: "
-        out.print(lines + malformed.reason, style="yellow", markup=False)
+        out.print(lines + malformed.reason, style="yellow")
 
 
-def _rates(by: str, rates: list[Rate]) -> Table:
-    table = Table(by, "answers", "shown", "acted on", "rate")
-    for rate in rates:
-        table.add_row(rate.of, f"{rate.answers:,}", f"{rate.shown:,}", f"{rate.acted:,}", f"{rate.rate:.2%}")
-    return table
+def _rates(by: str, rates: list[Rate]) -> None:
+    rows = [(rate.of, f"{rate.answers:,}", f"{rate.shown:,}", f"{rate.acted:,}", f"{rate.rate:.2%}") for rate in rates]
+    print_table((by, "answers", "shown", "acted on", "rate"), rows)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rich.table import Table
-
 from fuserec.catalogue import Catalogue
-from fuserec.display import out
+from fuserec.terminal import out, print_table, printable, sign
 
 BAR: Final = 16
 
@@ -37,24 +35,25 @@ def evaluation(document: dict[str, Any]) -> None:
 def explanation(document: dict[str, Any], catalogue: Catalogue | None) -> None:
     """Show what each item of the history adds to the score, the one that matters most first."""
     item = document["item_id"]
-    title = f"{item} {catalogue.title(item)}" if catalogue else f"item {item}"
+    title = f"{item} {printable(catalogue.title(item))}" if catalogue else f"item {item}"
     out.print(f"{title}: score {document['score']:.4f}, without the history {document['baseline']:.4f}")
     if not document["history"]:
         out.print("no history is known to explain it by", style="yellow")
         return
+    raises, lowers = sign("█", "#"), sign("▒", "-")
     history = sorted(document["history"], key=lambda line: -abs(line["contribution"]))
     longest = max(abs(line["contribution"]) for line in history)
     if longest == 0.0:
         out.print("the history makes no difference to this score", style="yellow")
         return
-    table = Table("item", "contribution", "", *(["title"] if catalogue else []))
+    rows = []
     for line in history:
         value = line["contribution"]
-        bar = ("█" if value > 0 else "▒") * round(BAR * abs(value) / longest)
+        bar = (raises if value > 0 else lowers) * round(BAR * abs(value) / longest)
         about = [catalogue.title(line["item_id"])] if catalogue else []
-        table.add_row(str(line["item_id"]), f"{value:+.4f}", bar, *about)
-    out.print(table)
-    out.print(f"{document['method']}; █ speaks for the item, ▒ against it", style="dim")
+        rows.append((line["item_id"], f"{value:+.4f}", bar, *about))
+    print_table(("item", "contribution", "", *(["title"] if catalogue else [])), rows)
+    out.print(f"{document['method']}; {raises} raises the score, {lowers} lowers it", style="dim")
     if catalogue is None:
         out.print("no titles: give --items REPOSITORY or items.parquet", style="dim")
 
@@ -62,29 +61,28 @@ def explanation(document: dict[str, Any], catalogue: Catalogue | None) -> None:
 def _metrics(metrics: dict[str, Any]) -> None:
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
     ks = list(dict.fromkeys(name.partition("@")[2] for name in metrics))
-    table = Table("", *(f"@{k}" for k in ks))
-    for name in names:
-        table.add_row(name, *(_estimate(metrics[f"{name}@{k}"]) for k in ks))
-    out.print(table)
+    rows = [(name, *(_estimate(metrics[f"{name}@{k}"]) for k in ks)) for name in names]
+    print_table(("", *(f"@{k}" for k in ks)), rows)
 
 
 def _exposure(exposure: dict[str, Any]) -> None:
-    table = Table("by popularity", "items", "of the catalogue", "of interactions", f"of the places @{exposure['k']}")
+    rows = []
     for group in exposure["groups"]:
         shares = [group[f"share_of_{what}"] for what in ("catalogue", "interactions", "exposure")]
         name = f"{group['group']} (to {group['cut']:.0%})"
-        table.add_row(name, f"{group['n_items']:,}", *(f"{share:.1%}" for share in shares))
-    out.print(table)
+        rows.append((name, f"{group['n_items']:,}", *(f"{share:.1%}" for share in shares)))
+    places = f"of the places @{exposure['k']}"
+    print_table(("by popularity", "items", "of the catalogue", "of interactions", places), rows)
     out.print(f"Gini coefficient of exposure {exposure['gini']:.4f} (0: every item alike, 1: one item only)")
 
 
 def _user_group(grouping: dict[str, Any]) -> None:
     names = list(grouping["gap"])
-    table = Table(f"by {grouping['by']}", "users", *names)
+    rows = []
     for group in grouping["groups"]:
         n_users = f"{group['n_users']:,}" + (" (few)" if group["small"] else "")
-        table.add_row(group["group"], n_users, *(_estimate(group[name]) for name in names))
-    out.print(table)
+        rows.append((group["group"], n_users, *(_estimate(group[name]) for name in names)))
+    print_table((f"by {grouping['by']}", "users", *names), rows)
     for name, gap in grouping["gap"].items():
         if gap is not None:
             out.print(f"{name}: {gap['best']} above {gap['worst']} by {_estimate(gap)}")
@@ -93,15 +91,15 @@ def _user_group(grouping: dict[str, Any]) -> None:
 def _difference(document: dict[str, Any]) -> None:
     other = document["against"]
     out.print(f"A is {document['recommender']} ({document['route']}), B is {other['recommender']} ({other['route']})")
-    table = Table("", "A", "B", "A - B")
+    rows = []
     for name, difference in document["difference"].items():
         values = (side["metrics"][name]["value"] for side in (document, other))
         is_clear = difference["low"] > 0 or difference["high"] < 0
-        table.add_row(name, *(f"{value:.4f}" for value in values), _estimate(difference) + (" *" if is_clear else ""))
-    out.print(table)
+        rows.append((name, *(f"{value:.4f}" for value in values), _estimate(difference) + (" *" if is_clear else "")))
+    print_table(("", "A", "B", "A - B"), rows)
     out.print("* zero is outside the interval of the paired differences")
 
 
 def _estimate(estimate: dict[str, Any]) -> str:
     value = f"{estimate['value']:.4f}"
-    return f"{value} \\[{estimate['low']:.4f}, {estimate['high']:.4f}]" if "low" in estimate else value
+    return f"{value} [{estimate['low']:.4f}, {estimate['high']:.4f}]" if "low" in estimate else value

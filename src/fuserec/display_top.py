@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fuserec.display import out
+from fuserec.terminal import out, verbatim
 from fuserec.top import View
 
 
@@ -37,7 +37,7 @@ def screen(view: View) -> RenderableType:
             _alarming(each.failed_per_s),
             _shown(each.fallback, ".1%"),
         )
-        table.add_row(each.model, each.version, *numbers, style="" if each.qps else "dim")
+        table.add_row(verbatim(each.model), verbatim(each.version), *numbers, style="" if each.qps else "dim")
     lines: list[RenderableType] = [table]
     for shadow in view.shadows:
         who = f"shadow  version {shadow.candidate} beside {shadow.version}"
@@ -58,5 +58,5 @@ def _shown(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
-def _alarming(per_s: float) -> str:
-    return f"[red]{per_s:,.1f}[/red]" if per_s else "0"
+def _alarming(per_s: float) -> Text:
+    return Text(f"{per_s:,.1f}", "red") if per_s else Text("0")

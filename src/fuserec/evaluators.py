@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from fuserec.contract import MAX_BATCH, MAX_HISTORY
-from fuserec.errors import UsageError
+from fuserec.errors import BundleError, UsageError
+from fuserec.id_map import IdMaps
 from fuserec.train.questions import Answers, Questions
 
 CALLERS: Final = 8
@@ -33,11 +35,13 @@ class Evaluator:
         route: "torch", "bundle" or "server".
         answer: called with questions, the length of the lists, and a function that is told after some users how many
             they were.
+        ids: whose numbers it knows, as far as it says: a server does if it is one of this machine.
     """
 
     name: str
     route: str
     answer: Callable[[Questions, int, OnProgress], Answers]
+    ids: IdMaps = IdMaps()
 
 
 def open_evaluator(name: str, timeout_ms: float) -> Evaluator:
@@ -70,7 +74,7 @@ def _of_checkpoint(name: str) -> Evaluator:
     def answer(questions: Questions, k: int, on_progress: OnProgress) -> Answers:
         return answer_by_checkpoint(checkpoint, questions, k, on_progress)
 
-    return Evaluator(name, "torch", answer)
+    return Evaluator(name, "torch", answer, checkpoint.ids)
 
 
 def _of_repository(name: str) -> Evaluator:
@@ -79,7 +83,8 @@ def _of_repository(name: str) -> Evaluator:
     from fuserec.serve.users import NO_IDS
     from fuserec.traffic import served_folder
 
-    pipeline = Pipeline.open(served_folder(Path(name)))
+    bundle = served_folder(Path(name))
+    pipeline = Pipeline.open(bundle)
 
     def answer(questions: Questions, k: int, on_progress: OnProgress) -> Answers:
         queries = [
@@ -94,7 +99,7 @@ def _of_repository(name: str) -> Evaluator:
             on_progress(len(batch))
         return Answers.of_lists(np.stack(lists), questions.targets, ignored)
 
-    return Evaluator(name, "bundle", answer)
+    return Evaluator(name, "bundle", answer, IdMaps.read(bundle, BundleError))
 
 
 def _of_server(name: str, timeout_ms: float) -> Evaluator:
@@ -119,4 +124,16 @@ def _of_server(name: str, timeout_ms: float) -> Evaluator:
         lists = np.stack([answer.item_ids for answer in served])
         return Answers.of_lists(lists, questions.targets, sum(answer.ignored for answer in served))
 
-    return Evaluator(name, "server", answer)
+    return Evaluator(name, "server", answer, _ids_of_server(name))
+
+
+def _ids_of_server(name: str) -> IdMaps:
+    """Return the maps of a server of this machine that `fuserec serve` noted; of others they are not known."""
+    from fuserec.serve.state import repository_of
+    from fuserec.traffic import served_folder
+
+    address = urlsplit(name if "://" in name else f"//{name}")
+    if address.hostname not in ("127.0.0.1", "localhost", "::1") or address.port is None:
+        return IdMaps()
+    repository = repository_of(address.port)
+    return IdMaps() if repository is None else IdMaps.read(served_folder(repository), BundleError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -116,7 +117,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~umask)  # mkdtemp made it private
         fsync_tree(temporary)
         if path.exists():
-            path.rename(aside)
+            move_folder(path, aside)
         try:
             temporary.rename(path)
         except OSError:
@@ -126,3 +127,23 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def move_folder(path: Path, target: Path) -> None:
+    """Rename a folder to a name that is free, on the same file system.
+
+    overlayfs renames no folder of a lower layer, such as one that a container's image brings (EXDEV): that one is
+    copied whole before it is removed.
+    """
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(path, target, symlinks=True)
+        fsync_tree(target)
+        try:
+            shutil.rmtree(path)
+        except OSError:
+            shutil.copytree(target, path, symlinks=True, dirs_exist_ok=True)
+            raise

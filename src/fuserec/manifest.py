@@ -22,13 +22,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from fuserec.contract import FRONT_DOORS, MODELS
 from fuserec.errors import BundleError
 from fuserec.files import replacing_file, sha256
+from fuserec.id_map import ID_FILES
 from fuserec.records import from_json
 from fuserec.untrusted.documents import read_json
 
@@ -143,6 +144,8 @@ class Manifest:
         inputs_sha256: SHA-256 over everything that determines the bundle; an export with the same one is the same.
         metrics: What the checkpoint scored, under which protocol.
         tools: Versions of what built this.
+        ids: Fingerprint of the map of `users` and of `items` (`fuserec.id_map`), where ids were numbered; the maps lie
+            beside the manifest.
         files: `MODEL/FILE`, which lies in `MODEL/<version>/FILE`, to size and hash; all but the manifest itself.
         version: Name of the folder it was read from, 0 before it is published; not part of the file.
     """
@@ -165,11 +168,14 @@ class Manifest:
     metrics: dict[str, Any]
     tools: dict[str, str]
     files: dict[str, FileRecord]
+    ids: dict[str, str] = field(default_factory=dict)
     version: int = 0
 
     def __post_init__(self) -> None:
         if not self.models or self.models[0] not in FRONT_DOORS or not set(self.models) <= set(MODELS):
             raise ValueError(f"models came as {self.models}, expected {' or '.join(FRONT_DOORS)}, then of {MODELS}")
+        if unknown := sorted(self.ids.keys() - ID_FILES):
+            raise ValueError(f"ids has {unknown[0]!r}, expected some of {', '.join(ID_FILES)}")
         for name in self.files:
             model, *inside = name.split("/")
             if model not in self.models or not inside or {"", ".", ".."} & set(inside) or "\\" in name:
@@ -183,6 +189,7 @@ class Manifest:
         read += [engine.file for part in self.parts.values() for engine in part.engines.values()]
         read += ["index.safetensors"] if self.dim else []
         read += ["tokenizer.json"] if self.text else []
+        read += [ID_FILES[kind] for kind in self.ids]
         in_each = {f"{model}/{name}" for model in self.models for name in (CODE_FILE, CONFIG_FILE)}
         return in_each | {f"{self.models[0]}/{name}" for name in read}
 
@@ -215,7 +222,8 @@ class Manifest:
         try:
             if "version" in document:
                 raise ValueError("it has an unknown field 'version'")
-            return from_json(cls, {**document, "version": int(bundle.name)})
+            # Bundles that were written before there were maps have none.
+            return from_json(cls, {"ids": {}, **document, "version": int(bundle.name)})
         except ValueError as error:
             raise BundleError(f"{path} does not have the fields of a manifest ({error}); export again") from None
 

@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from fuserec.export.judging import NOBODY, K, Reference, best_candidates, judge
+from fuserec.export.judging import (
+    NOBODY,
+    K,
+    Questions,
+    Reference,
+    best_candidates,
+    judge,
+    popular_items,
+    popularity_ndcg,
+)
 
 RIGHT = np.arange(100, 100 + K)[None, :]
 
@@ -26,6 +35,28 @@ def test_first_place_is_one_and_a_later_one_less() -> None:
 def test_what_is_not_there_is_a_loss_of_all() -> None:
     quality = judge(ranked(8), Reference(ranked(7), ranked(7)), np.array([7]))
     assert (quality.ndcg, quality.hr, quality.loss) == (0.0, 0.0, 1.0)
+
+
+def test_errors_are_those_of_means_the_loss_paired() -> None:
+    lists = np.concatenate([ranked(7), ranked(7), ranked(8), ranked(8)])
+    same = judge(lists, Reference(lists, lists), np.array([7, 7, 7, 7]))
+    # Gains 1, 1, 0, 0: the deviation of the sample is sqrt(1/3), of the mean half of that.
+    assert same.ndcg_error == pytest.approx(1.96 * math.sqrt(1 / 3) / 2)
+    assert same.loss_error == 0.0, "no question changed, so the loss is known to be none"
+    before = np.concatenate([ranked(7)] * 4)
+    lost = judge(lists, Reference(before, before), np.array([7, 7, 7, 7]))
+    assert (lost.loss, lost.loss_error) == (0.5, pytest.approx(1.96 * math.sqrt(1 / 3) / 2))
+
+
+def test_popular_lists_leave_out_what_was_seen() -> None:
+    ids, counts = np.arange(20), np.array([0] * 8 + [5, 9, 5, 7] + [1] * 8)
+    nothing, much = np.empty(0, np.int64), np.arange(12)
+    lists = popular_items(ids, counts, [nothing, np.array([9, 3]), much])
+    assert lists[0].tolist() == [9, 11, 8, 10, 12, 13, 14, 15, 16, 17]
+    assert lists[1].tolist() == [11, 8, 10, 12, 13, 14, 15, 16, 17, 18]
+    assert lists[2].tolist() == [12, 13, 14, 15, 16, 17, 18, 19, NOBODY, NOBODY]
+    asked = Questions("", [], np.array([9, 8, NOBODY]), lambda number, output: output, lists)
+    assert popularity_ndcg(asked) == pytest.approx((1 + 1 / math.log2(3)) / 2)
 
 
 def test_overlap_counts_what_stayed_whatever_its_place() -> None:

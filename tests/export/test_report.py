@@ -56,7 +56,21 @@ def test_page_is_whole_and_needs_nothing_else(bundle: Path) -> None:
     page.feed(text)
     assert page.open == [], f"never closed: {page.open}"
     assert not [link for link in page.links if not link.startswith("#")], "it refers to something outside"
-    assert "two-tower: what each precision costs" in text and text.count("<svg") == 1
+    assert "two-tower: what each precision costs" in text and text.count("<svg") == 2
+
+
+def test_page_says_what_was_exported_when_and_how_it_is_chosen(document: dict) -> None:
+    text = " ".join(render(document).split())
+    data = document["data"]
+    for part in (
+        document["created"],
+        document["checkpoint"][:12],
+        f"{data['items']:,} items, {data['users']:,} users, {data['interactions']:,} interactions",
+        "within 5% of its time the smallest",
+        f"The most popular items alone reach an NDCG@10 of {document['parts']['user_tower']['popularity_ndcg']:.4f}",
+        "±",
+    ):
+        assert part in text, f"{part!r} is missing"
 
 
 def test_what_a_checkpoint_is_called_is_no_markup(document: dict) -> None:

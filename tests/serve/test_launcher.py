@@ -2,6 +2,8 @@
 
 import socket
 import stat
+import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,19 @@ def test_port_in_use_is_named(repository: Path) -> None:
 def test_binary_missing(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="not an executable file"):
         find_binary(tmp_path / "tritonserver")
+
+
+@pytest.mark.parametrize(
+    ("python", "message"), [((3, 12, 1), "fuserec.serve.* brings one"), ((3, 13, 0), "none for Python 3.13: use")]
+)
+def test_without_the_wheel_the_error_knows_the_python(
+    python: tuple[int, int, int], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = type(sys.version_info)  # cannot be made, hence a named tuple of its own
+    monkeypatch.setattr("sys.version_info", namedtuple("Version", version.__match_args__[:3])(*python))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(LaunchError, match=message):
+        find_binary()
 
 
 def test_bundled_binary_is_recognized_by_its_path() -> None:

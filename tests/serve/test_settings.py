@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.resources
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+import fuserec
 from fuserec.contract import MAX_BATCH, MODELS, RANK, RECOMMEND
 from fuserec.errors import UsageError
 from fuserec.manifest import Manifest
@@ -98,3 +100,17 @@ def test_a_view_forgets_the_version_before(repository: Path, tmp_path: Path) -> 
     (view.folder / "recommend" / "1").symlink_to(copy / "recommend" / "1")
     view.show(dataclasses.replace(manifest, version=2), ["recommend"])
     assert sorted(path.name for path in (view.folder / "recommend").iterdir()) == ["2", "config.pbtxt", "shown"]
+
+
+def test_the_input_for_perf_analyzer_fits_the_interface() -> None:
+    config = parsed(
+        (importlib.resources.files("fuserec") / "model_repository" / RECOMMEND / "config.pbtxt").read_text()
+    )
+    root = Path(fuserec.__file__).resolve().parents[2]
+    entries = json.loads((root / "bench" / "perf_analyzer.json").read_text())["data"]
+    inputs = {tensor.name: tensor for tensor in config.input}
+    required = {name for name, tensor in inputs.items() if not tensor.optional}
+    for entry in entries:
+        assert required <= entry.keys() <= inputs.keys(), f"{entry} lacks an input, or has one that does not exist"
+        for name, tensor in entry.items():
+            assert tensor["shape"] == list(inputs[name].dims) and len(tensor["content"]) == tensor["shape"][0], name

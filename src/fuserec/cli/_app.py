@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Annotated
 
-try:
-    import typer
-except ModuleNotFoundError:
-    sys.exit("the fuserec command is not installed: pip install 'fuserec[cli]'")
+import typer
 
 from fuserec import __version__
 
+# Frames are for terminals; a pipe, a file and TERM=dumb get plain lines.
+_IS_TERMINAL = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
 app = typer.Typer(
+    rich_markup_mode="rich" if _IS_TERMINAL else None,
     help="Trained recommender checkpoints to quantized engines, served by NVIDIA Triton.",
     no_args_is_help=True,
     add_completion=False,

@@ -38,19 +38,40 @@ def _column(of: str, *, optional: bool = True) -> Any:
 
 @data_app.command("import")
 def data_import(
-    interactions: Annotated[Path, typer.Option(help="CSV or Parquet: who consumed what and when.")],
+    interactions: Annotated[Path, typer.Option(help="CSV, Parquet or a folder of parts: who consumed what and when.")],
     out: Annotated[Path, typer.Option(help="Folder to write the data into.")],
     items: Annotated[
         Path | None, typer.Option(help="CSV or Parquet: what the items are; without it their titles are their ids.")
     ] = None,
     users: Annotated[Path | None, typer.Option(help="CSV or Parquet: categories of users, to compare groups.")] = None,
     ids: Annotated[
-        Path | None, typer.Option(help="Folder of an earlier import, whose numbers are kept; new ids come after them.")
+        Path | None,
+        typer.Option(
+            help="Data folder or checkpoint whose numbers of ids are kept; by default --out, if it has some.",
+            show_default=False,
+        ),
     ] = None,
+    renumber: Annotated[bool, typer.Option("--renumber", help="Number ids anew, whatever --out has.")] = False,
+    encoding: Annotated[
+        str | None, typer.Option(help="Of CSV that is not UTF-8, such as cp1252.", show_default=False)
+    ] = None,
+    time_format: Annotated[
+        str | None,
+        typer.Option(
+            help="How times are written: a pattern such as '%m/%d/%Y %H:%M', or iso, seconds, milliseconds, "
+            "microseconds, nanoseconds, excel.",
+            show_default=False,
+        ),
+    ] = None,
+    casefold_ids: Annotated[
+        bool, typer.Option("--casefold-ids", help="Ids that differ in case only are the same.")
+    ] = False,
     user_column: Annotated[str | None, _column("user", optional=False)] = None,
     item_column: Annotated[str | None, _column("item", optional=False)] = None,
     time_column: Annotated[str | None, _column("time", optional=False)] = None,
     rating_column: Annotated[str | None, _column("rating")] = None,
+    items_item_column: Annotated[str | None, _column("item in --items", optional=False)] = None,
+    users_user_column: Annotated[str | None, _column("user in --users", optional=False)] = None,
     title_column: Annotated[str | None, _column("item's title")] = None,
     text_column: Annotated[str | None, _column("item's text")] = None,
     category_column: Annotated[str | None, _column("item's categories, separated by |")] = None,
@@ -59,15 +80,21 @@ def data_import(
 ) -> None:
     """Make a data folder of your own files, whatever their columns, ids and times look like."""
     from fuserec import display, display_data
+    from fuserec.errors import UsageError
+    from fuserec.train.import_report import ImportOptions
     from fuserec.train.importing import import_folder
 
     columns = {
         "user": user_column, "item": item_column, "time": time_column, "rating": rating_column,
         "title": title_column, "text": text_column, "category": category_column, "year": year_column,
+        "items_item": items_item_column, "users_user": users_user_column,
     }  # fmt: skip
+    if renumber and ids is not None:
+        raise UsageError("--renumber and --ids came together; expected one of them")
+    options = ImportOptions(encoding, time_format, casefold_ids, renumber, ids)
     told = {part: name for part, name in columns.items() if name is not None}
     with display.steps() as on_step:
-        report = import_folder(interactions, out, items=items, users=users, told=told, ids=ids, on_step=on_step)
+        report = import_folder(interactions, out, items=items, users=users, told=told, options=options, on_step=on_step)
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))
         return

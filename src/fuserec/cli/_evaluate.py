@@ -45,7 +45,9 @@ def evaluate(
 ) -> None:
     """Measure ranking quality on held-out interactions, through torch, the exported bundle, or a live server."""
     from fuserec import display_report
+    from fuserec.errors import DataError
     from fuserec.evaluators import open_evaluator
+    from fuserec.id_map import KEEP_NUMBERS, require_same_numbers
     from fuserec.train.data import read_folder
     from fuserec.train.exposure import Popularity
     from fuserec.train.questions import questions_of
@@ -59,6 +61,8 @@ def evaluate(
     ks = list(dict.fromkeys(k or [10]))
     evaluators = [open_evaluator(name, timeout_ms) for name in (recommender, against) if name is not None]
     dataset = read_folder(data)
+    for evaluator in evaluators:
+        require_same_numbers(evaluator.ids, evaluator.name, dataset.ids, data, DataError, KEEP_NUMBERS)
     whole = leave_one_out(dataset)
     questions, popularity = questions_of(whole, split), Popularity.of(whole)
     if users is not None:

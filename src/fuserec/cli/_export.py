@@ -49,6 +49,9 @@ def export(
     candidates: Annotated[int, typer.Option(help="How many of the best found items the ranker sees.")] = 200,
     keep: Annotated[int, typer.Option(min=1, help="How many good versions stay, this one included.")] = 2,
     force: Annotated[bool, typer.Option("--force", help="Build even what the repository already holds.")] = False,
+    accept_new_ids: Annotated[
+        bool, typer.Option("--accept-new-ids", help="Publish what numbers its ids otherwise than what is served.")
+    ] = False,
     as_json: JsonFlag = False,
     prune: Annotated[
         float, typer.Option(help="Share of the hidden units to take out first, from 0 to 1.", rich_help_panel=SMALLER)
@@ -87,8 +90,9 @@ def export(
                 from fuserec.export import export_checkpoint
 
                 manifest = export_checkpoint(
-                    source, repository, config, keep=keep, force=True, on_step=steps, on_build=steps.advance
-                )
+                    source, repository, config, keep=keep, force=True, accept_new_ids=accept_new_ids,
+                    on_step=steps, on_build=steps.advance,
+                )  # fmt: skip
     _show_manifest(manifest, repository, as_json)
 
 

@@ -24,6 +24,7 @@ def top(
     from rich.live import Live
 
     from fuserec import display_top
+    from fuserec.terminal import out
     from fuserec.top import Scrape, View, view
 
     before = Scrape.fetch(url)
@@ -45,7 +46,7 @@ def top(
         display_top.show(look())
         return
     try:
-        with Live(display_top.waiting(url), screen=False, auto_refresh=False) as live:
+        with Live(display_top.waiting(url), console=out, screen=False, auto_refresh=False) as live:
             while True:
                 live.update(display_top.screen(look()), refresh=True)
     except KeyboardInterrupt:

@@ -27,6 +27,9 @@ def publish(
     ab: Annotated[bool, typer.Option("--ab", help="Let it answer a share of the users.")] = False,
     share: ShareOption = 0.1,
     keep: Annotated[int, typer.Option(min=1, help="Good versions that stay, this one included.")] = 2,
+    accept_new_ids: Annotated[
+        bool, typer.Option("--accept-new-ids", help="Publish what numbers its ids otherwise than what is served.")
+    ] = False,
     wait_s: WaitOption = 60.0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -38,7 +41,9 @@ def publish(
         raise UsageError("--shadow and --ab came together, expected one of them")
     repository = _repository(to)
     kind = SHADOW if shadow else AB if ab else None
-    number = publish_version(source, repository, version=version, kind=kind, share=share, keep=keep)
+    number = publish_version(
+        source, repository, version=version, kind=kind, share=share, keep=keep, accept_new_ids=accept_new_ids
+    )
     took_s = _wait_for(to, number, wait_s) if kind is None else None
     _tell(repository, as_json, version=number, followed_after_s=took_s)
 

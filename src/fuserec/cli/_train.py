@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from fuserec.cli import INTERRUPTED
 from fuserec.cli._app import JsonFlag, app
 from fuserec.errors import UsageError
 
@@ -38,6 +40,8 @@ ALL_LINES: Final = RECIPE_LINES | {
 }
 RECIPE_HELP: Final = "What to train:\n\n" + "\n\n".join(f"{name}: {line}" for name, line in ALL_LINES.items())
 
+HELP: Final = "help"  # as in --set help
+
 TASKS: Final = "Several tasks, a teacher, or an earlier checkpoint"
 MACHINE: Final = "How it is computed"
 WATCH: Final = "Watching, interrupting and resuming"
@@ -46,9 +50,11 @@ PRIVATE: Final = "Differential privacy"
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Option(help="Folder with interactions and items, or dialogues; Parquet or CSV.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the checkpoint into.")],
     recipe: Annotated[str | None, typer.Argument(help=RECIPE_HELP + "\n\nLeft out with --continue and --from.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with interactions and items, or dialogues; Parquet or CSV. Required.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the checkpoint into. Required.")] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Most epochs to train; early stopping may take fewer.")
     ] = None,
@@ -136,12 +142,17 @@ def train(
     from fuserec.models.checkpoint import check_destination
     from fuserec.train.data import read_folder
     from fuserec.train.ranking import task_options
-    from fuserec.train.recipes import parse_settings
-    from fuserec.train.run import Run, TrainerOptions, is_first_process
+    from fuserec.train.recipes import option_table, parse_settings
+    from fuserec.train.run import Interrupt, Run, TrainerOptions, is_first_process
     from fuserec.train.start import read_since
 
     start = _start(continued, transferred)
     chosen = _recipe(recipe, teacher, student, start)
+    if HELP in (settings or []):
+        display.settings(option_table(chosen))
+        return
+    if data is None or out is None:
+        raise UsageError(f"{'--data' if data is None else '--out'} is missing; `fuserec train --help` tells what it is")
     if start is not None and chosen.read is not read_folder:
         raise UsageError("--continue and --from are for interactions; this recipe can only be trained anew")
     given = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
@@ -152,15 +163,41 @@ def train(
     privacy = _privacy(private_epsilon, private_delta, clip, private_windows)
     check_destination(out)  # now, not after minutes of training
     dataset = read_since(start.checkpoint, data) if start and start.keep_ids else chosen.read(data)
-    checkpoint = chosen.train(dataset, options, Run(trainer=trainer, privacy=privacy, start=start))
+    interrupt = Interrupt(lambda best: _keep(best, out))
+    run = Run(trainer=trainer, privacy=privacy, start=start, interrupt=interrupt)
+    try:
+        checkpoint = chosen.train(dataset, options, run)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; {out} was not written{_resumable(trainer.state_folder)}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     if not is_first_process():
         return
     checkpoint.save(out)
     if as_json:
         typer.echo(json.dumps(checkpoint.metrics, indent=2))
-        return
-    display.training(checkpoint.metrics, out)
-    typer.echo(f"next: fuserec export {out} --repository build/repository")
+    else:
+        display.training(checkpoint.metrics, out)
+        typer.echo(f"next: fuserec export {out} --repository build/repository")
+    if interrupt.happened:
+        typer.echo(f"interrupted: {out} is its best epoch until then{_resumable(trainer.state_folder)}", err=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _keep(best: str, out: Path) -> bool:
+    """Ask whether the best epoch so far becomes the checkpoint; without anybody to ask, it does."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        typer.echo(f"interrupted: {best}; it is kept as {out}", err=True)
+        return True
+    try:
+        return typer.confirm(f"interrupted: {best}. Keep it as {out}?", default=True, err=True)
+    except typer.Abort:  # Ctrl-C again
+        return False
+
+
+def _resumable(folder: Path | None) -> str:
+    if folder is None:
+        return "; a run with --checkpoints FOLDER can be resumed"
+    return f"; the same command with --resume {folder} goes on after the last whole epoch"
 
 
 def _start(continued: Path | None, transferred: Path | None) -> Start | None:

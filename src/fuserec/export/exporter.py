@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fuserec import __version__
 from fuserec.contract import ENCODE, EXPLAIN, RANK, RANKER, RECOMMEND, SEARCH, TEXT_ENCODER, USER_TOWER
 from fuserec.errors import ExportError
 from fuserec.export.config import ExportConfig
 from fuserec.export.gate import choose_engines
+from fuserec.export.ids import require_served_numbers
 from fuserec.export.judging import Reference
 from fuserec.export.ladder import BuiltEngine, Ladder, OnBuild, OnStep, ask, climb, trace
 from fuserec.export.parts import Part, ranker, text_encoder, user_tower
 from fuserec.export.precision import SCHEMES
 from fuserec.export.publishing import publishing
-from fuserec.export.report import write_report
+from fuserec.export.report import ReportHead, write_report
 from fuserec.export.rerank import Reranking
 from fuserec.export.sources import Sources, load_sources
 from fuserec.export.targets import CPU
@@ -38,6 +40,7 @@ def export_checkpoint(
     *,
     keep: int = 2,
     force: bool = False,
+    accept_new_ids: bool = False,
     on_step: OnStep = lambda step: None,
     on_build: OnBuild = lambda done, total, what: None,
 ) -> Manifest:
@@ -51,6 +54,7 @@ def export_checkpoint(
         config: Options.
         keep: How many good versions stay in the repository, this one included.
         force: Whether to build what is there already.
+        accept_new_ids: Whether ids may have other numbers than in the version that the repository serves.
         on_step: Called with a line about each step before it begins.
         on_build: Called with how many engines of how many are built, and what was built last.
 
@@ -71,6 +75,8 @@ def export_checkpoint(
     on_step("reading the checkpoint")
     sources = load_sources(checkpoint_folder, config.ranker)
     checkpoint = sources.checkpoint
+    if not accept_new_ids:
+        require_served_numbers(repository, checkpoint.ids, checkpoint_folder)
     models = _models(sources)
     parts, index = _parts(sources, config, on_step)
     originals: Sequence[Part | None] = [None] * len(parts)
@@ -91,11 +97,17 @@ def export_checkpoint(
         (bundle / "engines").mkdir()
         records = {ladder.part.name: _publish(ladder, chosen[ladder.part.name], bundle) for ladder in ladders}
         on_step("writing the report, the tables and the index")
-        write_report(ladders, chosen, config, checkpoint.architecture, bundle)
+        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        counts = {"items": checkpoint.items.height, "users": checkpoint.users.height}
+        counts["interactions"] = int(checkpoint.items["count"].sum())
+        weights = next(iter(sources.sha256.values()))
+        head = ReportHead(checkpoint.architecture, __version__, weights, created, counts, data)
+        write_report(ladders, chosen, config, head, bundle)
         if index is not None:
             index.save(bundle / "index.safetensors")
         checkpoint.items.write_parquet(bundle / "items.parquet")
         checkpoint.users.write_parquet(bundle / "users.parquet")
+        checkpoint.ids.write(bundle)
         if checkpoint.tokenizer is not None and TEXT_ENCODER in records:
             (bundle / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
         rerank = None
@@ -108,7 +120,7 @@ def export_checkpoint(
         if sources.ranker_metrics is not None:
             metrics = metrics | {"ranker": sources.ranker_metrics}
         manifest = Manifest(
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=created,
             architecture=checkpoint.architecture,
             precision=config.precision,
             models=models,
@@ -126,6 +138,7 @@ def export_checkpoint(
             metrics=metrics,
             tools=tool_versions(),
             files=staging.files(),
+            ids=checkpoint.ids.fingerprints,
         )
         manifest.write(bundle)
     on_step(f"published as version {staging.version}")

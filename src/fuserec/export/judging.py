@@ -35,12 +35,14 @@ class Questions:
         feeds: inputs of the network, a dict a batch; n rows altogether.
         targets: (n,) int64, what each list should hold; `NOBODY` where that is not known.
         best: called with the number of a batch and the network's output of it; returns its lists, (b, 10) int64.
+        popular: (n, 10) int64, the lists of a recommender that knows popularity only; None where there is no such.
     """
 
     about: str
     feeds: list[Feed]
     targets: Ids
     best: Callable[[int, NDArray[np.float32]], Ids]
+    popular: Ids | None = None
 
     def ask(self, run: Run) -> Ids:
         """Return the lists that a network gives, (n, 10) int64, padded with `NOBODY`."""
@@ -57,6 +59,8 @@ class Quality:
         overlap: share of the ten best by float32 that are among these ten, averaged.
         loss: relative loss of NDCG@10 against the reference; negative where it is higher.
         kept: as `overlap`, of the ten best by the reference.
+        ndcg_error: half the width of the 95 % interval of `ndcg`, by the normal distribution of a mean over questions.
+        loss_error: likewise of `loss`, from the differences question by question.
     """
 
     ndcg: float | None
@@ -64,6 +68,8 @@ class Quality:
     overlap: float
     loss: float | None
     kept: float
+    ndcg_error: float | None = None
+    loss_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,37 @@ def judge(lists: Ids, reference: Reference, targets: Ids) -> Quality:
     known = targets != NOBODY
     if not known.any():
         return Quality(None, None, overlap, None, kept)
-    ndcg, hr = _metrics(lists[known], targets[known])
-    before, _ = _metrics(reference.original[known], targets[known])
-    return Quality(ndcg, hr, overlap, (before - ndcg) / before if before > 0 else 0.0, kept)
+    gains, before = _gains(lists[known], targets[known]), _gains(reference.original[known], targets[known])
+    mean, mean_before = float(gains.mean()), float(before.mean())
+    loss = (mean_before - mean) / mean_before if mean_before > 0 else 0.0
+    loss_error = _error(before - gains) / mean_before if mean_before > 0 else 0.0
+    return Quality(mean, float((gains > 0).mean()), overlap, loss, kept, _error(gains), loss_error)
+
+
+def popularity_ndcg(questions: Questions) -> float | None:
+    """Return the NDCG@10 of the popular lists; None where there are none, or no right item is known."""
+    known = questions.targets != NOBODY
+    if questions.popular is None or not known.any():
+        return None
+    return float(_gains(questions.popular[known], questions.targets[known]).mean())
+
+
+def popular_items(item_ids: Ids, counts: Ids, seen: list[Ids]) -> Ids:
+    """Return the ten most consumed items for each question, without what it excludes: (n, 10) int64.
+
+    Args:
+        item_ids: (N,).
+        counts: (N,) interactions of each.
+        seen: n arrays of item ids.
+    """
+    order = item_ids[np.argsort(-counts, kind="stable")]
+    lists = np.full((len(seen), K), NOBODY, np.int64)
+    for line, had in zip(lists, seen, strict=True):
+        # So many of the best are enough, whatever of them is excluded.
+        best = order[: K + len(had)]
+        left = best[~np.isin(best, had)][:K]
+        line[: len(left)] = left
+    return lists
 
 
 def best_items(index: ItemIndex, seen: list[list[Ids]]) -> Callable[[int, NDArray[np.float32]], Ids]:
@@ -116,7 +150,12 @@ def _shared(came: Ids, expected: Ids) -> float:
     return len(np.intersect1d(came, expected)) / len(expected) if len(expected) else 1.0
 
 
-def _metrics(lists: Ids, targets: Ids) -> tuple[float, float]:
-    hits = lists == targets[:, None]
-    gains = hits / np.log2(np.arange(2, K + 2))
-    return float(gains.sum(axis=1).mean()), float(hits.any(axis=1).mean())
+def _gains(lists: Ids, targets: Ids) -> NDArray[np.float64]:
+    """Return the NDCG@10 of each list, (n,): one item is right."""
+    gains: NDArray[np.float64] = ((lists == targets[:, None]) / np.log2(np.arange(2, K + 2))).sum(axis=1)
+    return gains
+
+
+def _error(values: NDArray[np.float64]) -> float:
+    """Return half the width of the 95 % interval of the mean of some values."""
+    return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

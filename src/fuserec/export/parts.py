@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fuserec.contract import MAX_BATCH, MAX_CANDIDATES, RANKER, TEXT_ENCODER, USER_TOWER
 from fuserec.export.histories import HeldOut, Histories, held_out, split_users, user_inputs
-from fuserec.export.judging import NOBODY, Feed, Questions, best_candidates, best_items
+from fuserec.export.judging import NOBODY, Feed, Questions, best_candidates, best_items, popular_items
 from fuserec.kernels import ItemIndex
 from fuserec.models.ranking_model import RankingModel
 from fuserec.models.retriever import Retriever, RetrieverConfig
@@ -120,7 +120,13 @@ def user_tower(
         f"float32 (B, {index.dim})",
         _history_feeds(user_inputs(users, items, calibrating, length.max), MAX_BATCH),
         _cut({"user": asked.histories.users, "history": asked.histories.items}, MAX_BATCH, length, "history"),
-        Questions(about, feeds, asked.targets, best_items(index, seen)),
+        Questions(
+            about,
+            feeds,
+            asked.targets,
+            best_items(index, seen),
+            popular_items(items["item_id"].to_numpy(), items["count"].to_numpy(), asked.seen),
+        ),
         length.max,
     )
 

@@ -24,7 +24,7 @@ from typing import Final
 
 from fuserec.contract import MODELS
 from fuserec.errors import BundleError, ExportError
-from fuserec.files import fsync, fsync_tree, is_locked, locked, replacing_file
+from fuserec.files import fsync, fsync_tree, is_locked, locked, move_folder, replacing_file
 from fuserec.manifest import CODE_FILE, CONFIG_FILE, FILE_NAME, FileRecord, Manifest, bundles, version_folders
 from fuserec.serve.settings import ServingConfig
 from fuserec.traffic import Traffic
@@ -166,7 +166,7 @@ def _retire_old(repository: Path, keep: int, trash: Path) -> None:
             doors = sorted(MODELS, key=lambda model: repository / model != found[version].parent)
             for path in (repository / model / str(version) for model in doors):
                 if path.is_dir():
-                    path.rename(trash / f"{path.parent.name}.{version}")
+                    move_folder(path, trash / f"{path.parent.name}.{version}")
         elif version == max(found) or _is_good(repository, found[version]):
             good += 1
 

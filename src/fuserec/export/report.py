@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from fuserec.export.config import ExportConfig
+from fuserec.export.judging import popularity_ndcg
 from fuserec.export.ladder import BuiltEngine, Ladder
 from fuserec.export.page import render
 from fuserec.export.unchanged import tool_versions
@@ -17,11 +18,32 @@ JSON_FILE: Final = "quality.json"
 PAGE_FILE: Final = "quality.html"
 
 
+@dataclass(frozen=True)
+class ReportHead:
+    """What a report is about.
+
+    Attributes:
+        architecture: of the checkpoint.
+        fuserec: version of the exporter.
+        checkpoint: SHA-256 of its weights.
+        created: ISO 8601.
+        data: counts of `items`, `users` and `interactions` that the checkpoint was trained on.
+        data_sha256: fingerprint of the users and items of the checkpoint.
+    """
+
+    architecture: str
+    fuserec: str
+    checkpoint: str
+    created: str
+    data: dict[str, int]
+    data_sha256: str
+
+
 def write_report(
     ladders: Sequence[Ladder],
     chosen: dict[str, dict[str, BuiltEngine]],
     config: ExportConfig,
-    architecture: str,
+    about: ReportHead,
     bundle: Path,
 ) -> None:
     """Write `quality.json` and `quality.html` into a bundle.
@@ -30,11 +52,11 @@ def write_report(
         ladders: one a part.
         chosen: what is published, by part and target.
         config: of the export.
-        architecture: of the checkpoint.
+        about: what the report is about.
         bundle: folder.
     """
     document = {
-        "architecture": architecture,
+        **asdict(about),
         "precision": config.precision,
         "smaller": config.reference is not None,
         "gate": asdict(config.gate),
@@ -50,6 +72,7 @@ def _part(ladder: Ladder, chosen: dict[str, BuiltEngine]) -> dict[str, Any]:
     return {
         "asked": ladder.part.questions.about,
         "questions": len(ladder.part.questions.targets),
+        "popularity_ndcg": popularity_ndcg(ladder.part.questions),
         "rungs": [
             {
                 "kind": rung.kind,

@@ -9,8 +9,10 @@ import shutil
 from pathlib import Path
 
 from fuserec.errors import BundleError, UsageError
+from fuserec.export.ids import require_served_numbers
 from fuserec.export.publishing import LOCK, publishing
 from fuserec.files import locked
+from fuserec.id_map import IdMaps
 from fuserec.manifest import FILE_NAME, Manifest, bundle_folder, bundles
 from fuserec.traffic import Experiment, Traffic, served_folder
 
@@ -23,6 +25,7 @@ def publish(
     kind: str | None = None,
     share: float = 1.0,
     keep: int = 2,
+    accept_new_ids: bool = False,
 ) -> int:
     """Copy a version of one repository into another as its newest, and have it served, or tried.
 
@@ -33,13 +36,14 @@ def publish(
         kind: `shadow` or `ab` to try it beside what is served now; None to serve it.
         share: Of the users that it answers, in an experiment.
         keep: How many good versions stay in `repository`, this one included.
+        accept_new_ids: Whether ids may have other numbers than in the version that is served.
 
     Returns:
         Its number in `repository`.
 
     Raises:
         BundleError: The source is damaged, or the repository holds nothing that it could be tried beside.
-        ExportError: `repository` is something else.
+        ExportError: `repository` is something else, or numbers its ids differently.
         UsageError: Both are the same folder.
     """
     if source.resolve() == repository.resolve():
@@ -47,6 +51,8 @@ def publish(
     bundle = bundle_folder(source, version)
     manifest = Manifest.read(bundle)
     manifest.verify(source)
+    if not accept_new_ids:
+        require_served_numbers(repository, IdMaps.read(bundle, BundleError), bundle)
     if kind is not None:
         Experiment(kind, 1, share)  # says what is wrong with them before anything is done
         # Pinned before the new version appears, or the server would take it for the one to serve.

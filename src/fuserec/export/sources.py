@@ -9,6 +9,7 @@ from torch import nn
 
 from fuserec.errors import ExportError
 from fuserec.files import sha256
+from fuserec.id_map import require_same_numbers
 from fuserec.models.checkpoint import MODEL_FILE, Checkpoint
 from fuserec.models.pruning import drop_masked_
 from fuserec.models.ranking_model import RankingModel
@@ -67,6 +68,7 @@ def load_sources(folder: Path, ranker_folder: Path | None) -> Sources:
     ranker = _module(other)
     if not isinstance(ranker, RankingModel):
         raise ExportError(f"--ranker came with a {other.architecture}; expected a checkpoint of a ranker")
+    require_same_numbers(checkpoint.ids, folder, other.ids, ranker_folder, ExportError, "train both on the same data")
     for name, ours, theirs in (("items", checkpoint.items, other.items), ("users", checkpoint.users, other.users)):
         key = name[:-1] + "_id"
         if not ours[key].equals(theirs[key]):

@@ -16,6 +16,7 @@ import torch
 
 from fuserec.errors import CheckpointError, DataError, UsageError
 from fuserec.files import sha256
+from fuserec.id_map import IdMaps
 from fuserec.importers.sentence import Sentence, read_object, read_sentence
 from fuserec.models.checkpoint import ITEMS_SCHEMA, USERS_SCHEMA, Checkpoint
 from fuserec.models.text import TextConfig, TextRetriever
@@ -84,6 +85,7 @@ def import_hf(
         {"imported": {"library": "transformers", "encoder": name, "sha256": _hashes(sentence.transformer)}},
         model.state_dict(),
         pretrained.tokenizer,
+        IdMaps.read(data, DataError),
     )
 
 

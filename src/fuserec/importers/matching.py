@@ -20,9 +20,9 @@ from torch import Tensor
 
 from fuserec.errors import CheckpointError, DataError
 from fuserec.files import sha256
+from fuserec.id_map import ORIGINAL
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.train.data import DataSet
-from fuserec.train.identities import ORIGINAL
 from fuserec.train.importing import known_ids
 from fuserec.train.retrieval import items_table, users_table
 from fuserec.train.split import leave_one_out
@@ -31,7 +31,7 @@ from fuserec.untrusted.tables import read_table
 
 UNKNOWN: Final = -1
 MAX_ID_FILE_BYTES: Final = 2**30
-_NUMBER: Final = re.compile(r"\d{1,18}")
+_NUMBER: Final = re.compile(r"\d{1,19}")
 
 Ids = NDArray[np.int64]
 
@@ -90,6 +90,7 @@ class Matched:
                 users_table(leave_one_out(self.dataset)),
                 {"imported": note},
                 dict(state),
+                ids=self.dataset.ids,
             )
         except CheckpointError as error:
             raise CheckpointError(f"{source}: its tensors are not those of {library}: {error}") from error
@@ -125,7 +126,7 @@ def match(dataset: DataSet, item_ids: Ids, user_ids: Ids | None) -> Matched:
         _, user_rows, _ = np.intersect1d(user_ids, kept_users, return_indices=True)
         left_out["rows_of_unknown_users"] = user_ids.size - user_rows.size
     try:
-        kept = DataSet(interactions, dataset.items.filter(of_items), dataset.users)
+        kept = DataSet(interactions, dataset.items.filter(of_items), dataset.users, dataset.ids)
     except DataError as error:
         raise DataError(
             f"of {item_ids.size} items of the model and {known_items.size} of the data {kept_items.size} are the same, "
@@ -172,10 +173,11 @@ def numbers_of(labels: Sequence[str], data: Path, kind: str, source: Path) -> Id
         label, count = repeated.row(0)
         raise DataError(f"{source}: {kind} {label!r} stands there {count} times; expected every {kind} once")
     if (data / f"ids_{kind}s.parquet").is_file():
-        numbers = dict(known_ids(data, kind).select(ORIGINAL, f"{kind}_id").iter_rows())
+        known = known_ids(data, f"{kind}s")
+        numbers = dict(known.table.select(ORIGINAL, known.number).iter_rows())
         return np.array([numbers.get(label, UNKNOWN) for label in labels], dtype=np.int64)
     for label in labels:
-        if not _NUMBER.fullmatch(label):
+        if not _NUMBER.fullmatch(label) or int(label) >= 2**63:
             raise DataError(
                 f"{source}: {kind} {label!r} is no number, as the ids in {data} are; expected the same ids, or a data "
                 "folder made by `fuserec data import` from the files with those ids"

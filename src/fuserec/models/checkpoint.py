@@ -6,6 +6,7 @@
     users.parquet       the users and their histories: line r - 1 is user row r
     metrics.json        what the model scored, under which protocol
     tokenizer.json      how texts become tokens; only where the model reads texts
+    ids_users.parquet, ids_items.parquet   whose numbers the ids are, where the data said (`fuserec.id_map`)
 
 Nothing in it can execute code: no pickle is written or read.
 """
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from fuserec.errors import CheckpointError
 from fuserec.files import replacing_folder, sha256
+from fuserec.id_map import ID_FILES, IdMaps
 from fuserec.models.registry import build_module
 from fuserec.tokens import MAX_BYTES as MAX_TOKENIZER_BYTES
 from fuserec.untrusted.documents import read_json, read_text
@@ -43,6 +45,7 @@ USERS_FILE: Final = "users.parquet"
 METRICS_FILE: Final = "metrics.json"
 TOKENIZER_FILE: Final = "tokenizer.json"
 HASHED_FILES: Final = (MODEL_FILE, ITEMS_FILE, USERS_FILE, METRICS_FILE)
+OPTIONAL_FILES: Final = (TOKENIZER_FILE, *ID_FILES.values())
 
 ITEMS_SCHEMA: Final = pl.Schema(
     {"item_id": pl.Int64(), "title": pl.String(), "genres": pl.List(pl.String), "year": pl.Int32(), "count": pl.Int64()}
@@ -64,6 +67,7 @@ class Checkpoint:
         metrics: JSON values.
         state: the module's state dict.
         tokenizer: what `tokenizer.json` holds; None for a model that reads no texts.
+        ids: which original ids the numbers stand for, where the data said.
 
     Raises:
         CheckpointError: if the parts do not fit each other; the message names the file that holds the part.
@@ -76,6 +80,7 @@ class Checkpoint:
     metrics: dict[str, Any]
     state: dict[str, Tensor]
     tokenizer: str | None = None
+    ids: IdMaps = IdMaps()
 
     def __post_init__(self) -> None:
         _check_table(ITEMS_FILE, self.items, ITEMS_SCHEMA, "item_id", self.arguments.get("n_items"))
@@ -104,7 +109,7 @@ class Checkpoint:
             self.items.write_parquet(folder / ITEMS_FILE)
             self.users.write_parquet(folder / USERS_FILE)
             _write_json(folder / METRICS_FILE, self.metrics)
-            names = list(HASHED_FILES)
+            names = [*HASHED_FILES, *self.ids.write(folder)]
             if self.tokenizer is not None:
                 (folder / TOKENIZER_FILE).write_text(self.tokenizer, encoding="utf-8")
                 names.append(TOKENIZER_FILE)
@@ -114,6 +119,7 @@ class Checkpoint:
                 "architecture": self.architecture,
                 "arguments": self.arguments,
                 "files": {name: sha256(folder / name) for name in names},
+                "ids": self.ids.fingerprints,
             }
             _write_json(folder / CONFIG_FILE, config)
 
@@ -140,8 +146,11 @@ class Checkpoint:
         metrics = read_json(path / METRICS_FILE, MAX_JSON_BYTES, CheckpointError)
         state = _read_tensors(path / MODEL_FILE)
         text = None if tokenizer is None else read_text(tokenizer, MAX_TOKENIZER_BYTES, CheckpointError)
+        ids = IdMaps.read(path, CheckpointError) if set(config["files"]) & set(ID_FILES.values()) else IdMaps()
         with _naming(path):
-            return cls(config["architecture"], arguments, items, users, metrics, state, text)
+            if ids.fingerprints != config.get("ids", {}):
+                raise CheckpointError(f"{CONFIG_FILE}: ids is {config.get('ids')!r}; expected {ids.fingerprints}")
+            return cls(config["architecture"], arguments, items, users, metrics, state, text, ids)
 
 
 @contextlib.contextmanager
@@ -203,10 +212,10 @@ def _check_config(config: dict[str, Any]) -> None:
         if not isinstance(config.get(key), expected):
             raise CheckpointError(f"{CONFIG_FILE}: {key} is {config.get(key)!r}; expected a {expected.__name__}")
     # Exactly these names: a name with a path in it would lead out of the folder.
-    if set(config["files"]) - {TOKENIZER_FILE} != set(HASHED_FILES):
+    if set(config["files"]) - set(OPTIONAL_FILES) != set(HASHED_FILES):
         raise CheckpointError(
             f"{CONFIG_FILE}: files lists {', '.join(sorted(config['files']))}; expected {', '.join(HASHED_FILES)}, "
-            f"and {TOKENIZER_FILE} where texts are read"
+            f"{TOKENIZER_FILE} where texts are read, and {' and '.join(ID_FILES.values())} where ids were numbered"
         )
 
 

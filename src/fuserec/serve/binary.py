@@ -12,6 +12,7 @@ from pathlib import Path
 from fuserec.errors import LaunchError
 
 BUNDLED_WHEEL = "nvidia-pytriton"
+NEWEST_PYTHON = (3, 13)  # the first that the wheel has no python backend for
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,9 @@ def find_binary(given: Path | None = None) -> ServerBinary:
         path = wheel / "tritonserver" / "bin" / "tritonserver"
         if path.is_file():
             return ServerBinary(path, wheel)
+    if sys.version_info >= NEWEST_PYTHON:
+        raise LaunchError(
+            f"no tritonserver found, and {BUNDLED_WHEEL} has none for Python {sys.version_info.major}."
+            f"{sys.version_info.minor}: use Python 3.11 or 3.12, or give --tritonserver PATH"
+        )
     raise LaunchError("no tritonserver found: pip install 'fuserec[serve]' brings one, or give --tritonserver PATH")

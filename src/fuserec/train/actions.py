@@ -10,12 +10,14 @@ from typing import Any, Final
 import polars as pl
 
 from fuserec.errors import DataError
+from fuserec.id_map import ORIGINAL, IdMap
+from fuserec.train.cells import numbers, texts
 from fuserec.train.columns import INTERACTION_ROLES, Role, choose_columns
 from fuserec.train.data import LATEST_TIMESTAMP
-from fuserec.train.identities import ORIGINAL, number, originals
+from fuserec.train.identities import RAW, number, original_ids, raw_ids
 from fuserec.train.served import Malformed, lines_of
 from fuserec.train.sources import CSV_ENDINGS, reading, scan
-from fuserec.train.times import read_times, texts
+from fuserec.train.times import read_times
 from fuserec.untrusted.documents import parse_json
 
 JSON_ENDINGS: Final = (".jsonl", ".ndjson")
@@ -35,10 +37,10 @@ class Actions:
 
     table: pl.DataFrame
     malformed: Malformed
-    ids: dict[str, pl.DataFrame]
+    ids: dict[str, IdMap]
 
 
-def read_actions(path: Path, *, only: Sequence[str], ids: Mapping[str, pl.DataFrame]) -> Actions:
+def read_actions(path: Path, *, only: Sequence[str], ids: Mapping[str, IdMap]) -> Actions:
     """Read a file of actions; columns are guessed from their names.
 
     Args:
@@ -53,23 +55,30 @@ def read_actions(path: Path, *, only: Sequence[str], ids: Mapping[str, pl.DataFr
     columns = choose_columns(path, [name for name in source.collect_schema() if name != _LINE], _ROLES, {})
     if only and "action" not in columns:
         raise DataError(f"{path}: no column is named like the action; --action needs one")
-    parts = {"user": originals(columns["user"]), "item": originals(columns["item"])}
+    parts = {"user": raw_ids(columns["user"]), "item": raw_ids(columns["item"])}
     if "rating" in columns:
-        rating = pl.col(columns["rating"]).cast(pl.Float32, strict=False)
+        rating = numbers(texts(pl.col(columns["rating"]))).cast(pl.Float32)
         parts["rating"] = pl.when(rating.is_finite()).then(rating)
     if "action" in columns:
         parts["action"] = texts(pl.col(columns["action"]))
     with reading(path):
-        times = read_times(source, columns["time"])
-        table = source.select(pl.col(_LINE).alias("line"), timestamp=times.seconds, **parts).collect(engine="streaming")
+        times = read_times(source, columns["time"], f"{path}: column {columns['time']!r}")
+        seconds = pl.when(~times.is_another_unit).then(times.seconds)
+        table = source.select(pl.col(_LINE).alias("line"), timestamp=seconds, **parts).collect(engine="streaming")
     if "rating" not in table.columns:
         table = table.with_columns(rating=pl.lit(None, pl.Float32))
-    extended = {kind: number(table[kind], f"{kind}_id", known) for kind, known in ids.items()}
+    extended = {}
     for kind in ("user", "item"):
-        if kind in extended:
-            table = table.join(extended[kind], left_on=kind, right_on=ORIGINAL, how="left", maintain_order="left")
+        dtype, where = source.collect_schema()[columns[kind]], f"{path}: column {columns[kind]!r}"
+        found = original_ids(table[kind], dtype, where)
+        if kind in ids:
+            extended[kind] = number(found[ORIGINAL], f"{kind}s", ids[kind])
+            found = found.join(extended[kind].table, on=ORIGINAL)
         else:
-            table = table.with_columns(pl.col(kind).cast(pl.Int64, strict=False).alias(f"{kind}_id"))
+            found = found.with_columns(pl.col(ORIGINAL).cast(pl.Int64, strict=False).alias(f"{kind}_id"))
+        table = table.join(
+            found.select(RAW, f"{kind}_id"), left_on=kind, right_on=RAW, how="left", maintain_order="left"
+        )
     usable = (pl.col("user_id") >= 0) & (pl.col("item_id") >= 0) & pl.col("timestamp").is_between(0, LATEST_TIMESTAMP)
     usable = usable.fill_null(False)
     malformed = _malformed(table.filter(~usable), unread)

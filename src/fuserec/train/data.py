@@ -3,6 +3,7 @@
     interactions.parquet or .csv   user_id int64, item_id int64, timestamp int64 (seconds), optional rating float32
     items.parquet or .csv          item_id int64, title, optional genres (list; in CSV "Drama|War"), year int32, text
     users.parquet or .csv          optional: user_id int64 and any columns of categories, to compare groups of users
+    ids_users, ids_items.parquet   optional: whose numbers these are, see `fuserec.id_map`
 
 Rows of equal time keep the order of the file, so the order of the rows matters. docs/your-own-data.md says what is
 done about bad data.
@@ -18,6 +19,7 @@ from typing import Final
 import polars as pl
 
 from fuserec.errors import DataError
+from fuserec.id_map import ID_FILES, IdMaps
 from fuserec.train.tables import Column, find_table, read_table
 
 # More than the longest encoders read; titles are shown in one line.
@@ -44,7 +46,7 @@ USER_COLUMNS: Final = {"user_id": Column(pl.Int64())}
 # What `fuserec data` writes, and so may replace.
 DATA_FILES: Final = frozenset(
     [f"{name}.{kind}" for name in ("interactions", "items", "users") for kind in ("parquet", "csv")]
-    + ["ids_users.parquet", "ids_items.parquet", "source.json"]
+    + [*ID_FILES.values(), "source.json"]
 )
 # One item to learn from, one to validate on, one to test on.
 MIN_INTERACTIONS: Final = 3
@@ -63,6 +65,7 @@ class DataSet:
             sorted by item_id.
         users: user_id int64 and columns of categories, str without nulls; sorted by user_id. None where nothing is
             known of the users. Not every user of the interactions need be there.
+        ids: which original ids the numbers stand for, where the folder says.
 
     Raises:
         DataError: if ids are negative or repeated, a time or a rating makes no sense, an interaction names an unknown
@@ -72,6 +75,7 @@ class DataSet:
     interactions: pl.DataFrame
     items: pl.DataFrame
     users: pl.DataFrame | None = None
+    ids: IdMaps = IdMaps()
 
     def __post_init__(self) -> None:
         _check_ids("interactions", self.interactions, "user_id")
@@ -99,7 +103,7 @@ def read_folder(path: Path) -> DataSet:
             fit each other; the message says what was found and what was expected.
     """
     interactions, items = read_tables(path)
-    dataset = DataSet(interactions, items, _read_users(Path(path)))
+    dataset = DataSet(interactions, items, _read_users(Path(path)), IdMaps.read(Path(path), DataError))
     if interactions["user_id"].n_unique() == 1:
         logger.warning("%s: only one user; what is scored on one user says nothing", path)
     return dataset

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fuserec.errors import UsageError
+from fuserec.errors import DataError, UsageError
+from fuserec.id_map import require_same_numbers
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.checks import check_at_least
 from fuserec.models.retriever import Retriever
@@ -211,6 +212,8 @@ def distill(name: str, teacher: Checkpoint, dataset: DataSet, recipe: DistilledR
         DataError: if the teacher lacks an item of the data.
     """
     student = get_student(name)
+    remedy = "train both on the same data"
+    require_same_numbers(teacher.ids, "the teacher", dataset.ids, "the data", DataError, remedy)
 
     def task(model: Retriever, recipe: Any, split: Split) -> DistillTask:
         scale = recipe.teacher_scale or None

@@ -15,9 +15,9 @@ import polars as pl
 
 from fuserec.errors import DataError, UsageError
 from fuserec.files import replacing_folder
+from fuserec.id_map import ID_FILES, ORIGINAL, IdMaps
 from fuserec.train.actions import read_actions
 from fuserec.train.data import read_items, read_tables, refuse_foreign
-from fuserec.train.identities import ORIGINAL
 from fuserec.train.importing import known_ids
 from fuserec.train.served import Malformed, Served, read_served
 from fuserec.train.tables import find_table
@@ -143,7 +143,9 @@ def write_feedback(
         raise UsageError(f"{'--original-ids' if original_ids else '--merge'} needs --data; none was given")
     refuse_foreign(out)
     log = read_served(served)
-    known = {kind: known_ids(data, kind) for kind in ("user", "item")} if data is not None and original_ids else {}
+    known = (
+        {kind: known_ids(data, f"{kind}s") for kind in ("user", "item")} if data is not None and original_ids else {}
+    )
     read = read_actions(actions, only=only, ids=known)
     old: pl.DataFrame | None = None
     items: pl.DataFrame | None = None
@@ -167,13 +169,13 @@ def write_feedback(
         raise DataError(
             f"{actions}: {data} holds all of its {read.table.height} actions already; nothing is new to write"
         )
-    described, n_added = _described(items, written, read.ids.get("item"))
+    new_ids = read.ids.get("item")
+    described, n_added = _described(items, written, None if new_ids is None else new_ids.table)
     with replacing_folder(out) as folder:
         written.write_parquet(folder / "interactions.parquet")
         described.write_parquet(folder / "items.parquet")
         _carry_over(data, folder)
-        for kind, table in read.ids.items():
-            table.write_parquet(folder / f"ids_{kind}s.parquet")
+        IdMaps(read.ids.get("user"), read.ids.get("item")).write(folder)
         report = Feedback(
             answers=sum(log.answers.values()),
             answers_without_user=log.without_user,
@@ -197,9 +199,13 @@ def write_feedback(
 
 def _carry_over(data: Path | None, folder: Path) -> None:
     """Copy what belongs to ids and not to interactions."""
-    for name in ("users.parquet", "users.csv", "ids_users.parquet", "ids_items.parquet"):
-        # A checkpoint has a users.parquet too, of histories.
-        if data is not None and find_table(data, "interactions") is not None and (data / name).is_file():
+    if data is None:
+        return
+    names = list(ID_FILES.values())
+    if find_table(data, "interactions") is not None:  # a checkpoint has a users.parquet too, of histories
+        names += ["users.parquet", "users.csv"]
+    for name in names:
+        if (data / name).is_file():
             shutil.copyfile(data / name, folder / name)
 
 

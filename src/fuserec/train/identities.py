@@ -6,42 +6,96 @@ from typing import Final
 
 import polars as pl
 
-from fuserec.train.times import texts
+from fuserec.errors import DataError
+from fuserec.id_map import ORIGINAL, IdMap
+from fuserec.train.cells import texts
 
-ORIGINAL: Final = "original"
 FIRST_NUMBER: Final = 1
-# Digits without leading zeros, few enough for an int64: such ids are numbers already.
-_CANONICAL: Final = r"^(0|[1-9]\d{0,17})$"
+RAW: Final = "raw"
+# From here on a float64 no longer tells every two neighbouring whole numbers apart.
+_MAX_FLOAT: Final = 2.0**53
+_WHOLE: Final = r"^(0|-?[1-9]\d{0,18})$"
 
 
-def originals(column: str) -> pl.Expr:
-    """The ids of a column as texts, null where missing.
-
-    12.0, which is what a table makes of 12 once another id is missing, is read as 12.
-    """
-    plain = texts(pl.col(column)).str.replace(r"^(\d+)\.0$", "$1")
-    return pl.concat_str(plain, pl.lit("")).alias(ORIGINAL)  # a copy, see `sources.cut`
+def raw_ids(column: str) -> pl.Expr:
+    """The cells of a column of ids as texts, null where missing."""
+    return pl.concat_str(texts(pl.col(column)), pl.lit("")).alias(RAW)  # a copy, see `sources.cut`
 
 
-def number(found: pl.Series, name: str, known: pl.DataFrame | None = None) -> pl.DataFrame:
-    """Give every id a number: itself, if all are such numbers, else its place in alphabetical order.
+def original_ids(raw: pl.Series, dtype: pl.DataType, where: str, *, fold_case: bool = False) -> pl.DataFrame:
+    """Find the id that each spelling in a column stands for.
+
+    12.0, which is what a table makes of 12 once another id is missing, is 12: in a column of floats, and in one of
+    texts that are all written so. Other spellings are ids of their own.
 
     Args:
-        found: (n,) str, repeats allowed.
-        name: of the column of numbers.
-        known: an earlier result; its numbers stay, and new ids get numbers after them.
+        raw: (n,) str, spellings, as `raw_ids` reads them; nulls and repeats allowed.
+        dtype: of the column.
+        where: for messages, file and column.
+        fold_case: whether ids that differ in case only are the same.
 
     Returns:
-        `name` int64 and `original` str, sorted by number.
+        `raw` str, each spelling once, and `original` str.
+
+    Raises:
+        DataError: if the column holds no ids, or floats too large to be told apart.
+    """
+    spellings = pl.DataFrame({RAW: raw.drop_nulls().unique()}, schema={RAW: pl.String})
+    if dtype.is_nested() or dtype in (pl.Binary, pl.Object, pl.Time, pl.Duration):
+        raise DataError(f"{where} is {dtype}; expected ids that are texts or whole numbers")
+    plain = pl.col(RAW)
+    if dtype.is_float():
+        value = plain.cast(pl.Float64, strict=False)
+        spellings = spellings.filter(value.is_finite())
+        large = spellings.filter(value.abs() >= _MAX_FLOAT)
+        if large.height:
+            raise DataError(
+                f"{where} is {dtype} and has {large.height} ids of 2^53 or more, such as {large[RAW][0]}, of which a "
+                "float cannot tell neighbours apart; expected integers or texts"
+            )
+        is_whole = value == value.round()
+        plain = pl.when(is_whole).then(value.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(plain)
+    elif dtype.is_decimal() or spellings[RAW].str.contains(r"^-?\d+\.0$").all():
+        plain = plain.str.replace(r"^(-?\d+)\.0+$", "$1")
+    return spellings.with_columns((plain.str.to_lowercase() if fold_case else plain).alias(ORIGINAL))
+
+
+def number(found: pl.Series, kind: str, known: IdMap | None = None) -> IdMap:
+    """Give every id a number.
+
+    If all are whole numbers that an int64 holds, each from 0 on is its own number, and those below 0, which the service
+    has no room for, get the next ones. If not, all are numbered in alphabetical order.
+
+    Args:
+        found: (n,) str, nulls and repeats allowed.
+        kind: "users" or "items".
+        known: an earlier result; its numbers stay, and new ids get numbers after them.
     """
     fresh = found.drop_nulls().unique().sort().rename(ORIGINAL).to_frame()
+    table = pl.DataFrame(schema={"number": pl.Int64, ORIGINAL: pl.String})
     if known is not None:
-        fresh = fresh.join(known, on=ORIGINAL, how="anti", maintain_order="left")
-    is_canonical = fresh[ORIGINAL].str.contains(_CANONICAL).all()
-    if is_canonical and (known is None or (known[name].cast(pl.String) == known[ORIGINAL]).all()):
-        numbers = fresh[ORIGINAL].cast(pl.Int64)
-    else:
-        first = FIRST_NUMBER if known is None or known.is_empty() else int(known[name].to_numpy().max()) + 1
-        numbers = pl.int_range(first, first + fresh.height, eager=True)
-    numbered = fresh.select(numbers.alias(name), ORIGINAL)
-    return (numbered if known is None else pl.concat([known, numbered])).sort(name)
+        fresh = fresh.join(known.table, on=ORIGINAL, how="anti", maintain_order="left")
+        table = known.table.rename({known.number: "number"})
+    own = fresh[ORIGINAL].str.extract(_WHOLE, 0).cast(pl.Int64, strict=False)
+    if own.null_count() == 0 and (known is None or _is_plain(known)):
+        stays = (own >= 0) & ~own.is_in(table["number"].implode())
+        kept = fresh.select(own.alias("number"), ORIGINAL).filter(stays)
+        table, fresh = pl.concat([table, kept]), fresh.filter(~stays)
+    free = _free_numbers(table["number"], fresh.height)
+    table = pl.concat([table, fresh.select(free.alias("number"), ORIGINAL)])
+    return IdMap(kind, table.rename({"number": "user_id" if kind == "users" else "item_id"}))
+
+
+def _is_plain(known: IdMap) -> bool:
+    """Whether every whole number from 0 on among the ids is its own number, and there are no others but below 0."""
+    own = known.table[ORIGINAL].str.extract(_WHOLE, 0).cast(pl.Int64, strict=False)
+    return own.null_count() == 0 and bool(((own < 0) | (own == known.table[known.number])).all())
+
+
+def _free_numbers(taken: pl.Series, count: int) -> pl.Series:
+    """Return numbers after those that are taken, or between them where an int64 ends."""
+    first = FIRST_NUMBER if taken.is_empty() else int(taken.to_numpy().max()) + 1
+    if first + count < 2**63:
+        return pl.int_range(first, first + count, eager=True)
+    candidates = pl.int_range(FIRST_NUMBER, FIRST_NUMBER + len(taken) + count, eager=True)
+    return candidates.filter(~candidates.is_in(taken.implode())).head(count)

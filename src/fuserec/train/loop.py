@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,6 +78,7 @@ def fit(
         extra: callbacks that this training needs besides.
 
     Raises:
+        KeyboardInterrupt: at SIGINT, unless the run keeps the best epoch so far.
         CheckpointError: if the run is to resume from a state that is missing, damaged, or another run's.
         UsageError: if the options ask for what this machine does not have.
     """
@@ -118,8 +121,40 @@ def fit(
             batches = Shard(batches, trainer.global_rank, trainer.world_size)
             # Equal seeds would drop the same activations on every device.
             torch.manual_seed(torch.initial_seed() + trainer.global_rank)
-        trainer.fit(module, batches, val_dataloaders=[0])
+        try:
+            with _raising_at_sigint(trainer.world_size):
+                trainer.fit(module, batches, val_dataloaders=[0])
+        except _SigintError:
+            so_far = f"the best epoch so far is {best.best_epoch}, with {monitor} {best.best:.4f} on validation"
+            if not best.state or run.interrupt is None or not run.interrupt.keeps(so_far):
+                raise KeyboardInterrupt from None
     return Fitted(best.state, best.best_epoch, trainer.current_epoch, trainer.global_step, time.perf_counter() - start)
+
+
+class _SigintError(BaseException):
+    """In the place of KeyboardInterrupt, at which Lightning would end the process."""
+
+
+@contextlib.contextmanager
+def _raising_at_sigint(devices: int) -> Iterator[None]:
+    """Raise `_SigintError` at the first SIGINT; the second is handled as before.
+
+    Signals are the main thread's, and of several devices Lightning ends all processes itself.
+    """
+    if threading.current_thread() is not threading.main_thread() or devices > 1:
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        raise _SigintError
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check_machine(options: TrainerOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class EpochBar(Callback):
-    """One line on stderr: epochs done, the validation metric of the last and of the best epoch."""
+    """Epochs done, the validation metric of the last and of the best epoch, on stderr.
+
+    A terminal gets a bar; a pipe or a file gets a line an epoch, so that a log shows that training goes on.
+    """
 
     def __init__(self, monitor: str) -> None:
         self.monitor = monitor
         self.best = 0.0
+        self.console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
         columns = ("training", BarColumn(), MofNCompleteColumn(), "epochs", TextColumn("{task.fields[note]}"))
-        self.progress = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
+        self.progress = Progress(*columns, TimeElapsedColumn(), console=self.console)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw the bar, empty unless the run is resumed."""
+        self.began = time.monotonic()
         self.task = self.progress.add_task(
             "training", total=trainer.max_epochs, completed=trainer.current_epoch, note=""
         )
-        self.progress.start()
+        if self.console.is_terminal:
+            self.progress.start()
+        else:
+            self.console.print(f"training: {trainer.max_epochs} epochs at most")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Advance by an epoch."""
@@ -34,9 +43,18 @@ class EpochBar(Callback):
         self.best = max(self.best, value)
         note = f"validation {self.monitor} {value:.4f}, best {self.best:.4f}"
         self.progress.update(self.task, advance=1, note=note)
+        if not self.console.is_terminal:
+            done, seconds = trainer.current_epoch + 1, time.monotonic() - self.began
+            self.console.print(f"epoch {done} of {trainer.max_epochs}: {note}; {seconds:.0f} s")
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the line on the screen after an error or an interrupt."""
+        self.progress.stop()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Leave the finished line on the screen, also after an error or an interrupt."""
+        """Leave the finished line on the screen."""
         self.progress.stop()
 
 

@@ -235,6 +235,7 @@ def train_text_ranker(dataset: DataSet, recipe: TextRankerRecipe, run: Run) -> C
         metrics=metrics,
         state=model.state_dict(),
         tokenizer=pretrained.tokenizer,
+        ids=dataset.ids,
     )
 
 

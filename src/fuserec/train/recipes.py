@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,3 +139,23 @@ def parse_settings(recipe: Recipe, settings: Sequence[str]) -> dict[str, object]
         except (ValueError, KeyError):
             raise UsageError(f"--set {name} came as {value!r}; expected {types[name].__name__}") from None
     return parsed
+
+
+def option_table(recipe: Recipe) -> list[tuple[str, str, str, str]]:
+    """Return name, type, default and meaning of each option of a recipe; the meaning is from the docstrings."""
+    types = typing.get_type_hints(recipe.config_type)
+    meanings: dict[str, str] = {}
+    for base in reversed(recipe.config_type.__mro__):
+        meanings |= _meanings(base.__dict__.get("__doc__") or "")
+    return [
+        (field.name, types[field.name].__name__, str(field.default), meanings.get(field.name, ""))
+        for field in dataclasses.fields(recipe.config_type)
+    ]
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Read the section `Attributes` of a docstring."""
+    _, _, section = inspect.cleandoc(docstring).partition("Attributes:\n")
+    section = section.partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}

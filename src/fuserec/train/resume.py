@@ -100,11 +100,14 @@ class SavedRun:
             safetensors.torch.save_file(tensors, path, metadata=header)
 
     def check_same_run(self, identity: Mapping[str, Any]) -> None:
-        """Raise CheckpointError unless `identity` is that of the saved run; the message names what differs."""
+        """Raise CheckpointError unless `identity` is that of the saved run; the message names what differs.
+
+        The number of epochs may differ: no step depends on it. With fewer than are done, the best of those is kept.
+        """
         asked = json.loads(json.dumps(identity))
         differing = [
             f"{name} was {self.identity.get(name)!r} and is {asked.get(name)!r}"
-            for name in sorted(self.identity.keys() | asked.keys())
+            for name in sorted((self.identity.keys() | asked.keys()) - {"epochs"})
             if self.identity.get(name) != asked.get(name)
         ]
         if differing:

@@ -223,6 +223,7 @@ def train_retriever(
         users=users_table(split),
         metrics=metrics,
         state=state,
+        ids=dataset.ids,
     )
 
 

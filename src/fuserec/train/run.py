@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -85,6 +86,26 @@ class Privacy:
             raise UsageError(f"delta of private training is {self.delta}; expected 0 < delta < 1")
 
 
+class Interrupt:
+    """Ctrl-C while a model is trained: whether the best epoch so far becomes the checkpoint.
+
+    Args:
+        keep: Called with a sentence about that epoch; True makes it what training returns.
+
+    Attributes:
+        happened: Training was interrupted, and what was learned until then was kept.
+    """
+
+    def __init__(self, keep: Callable[[str], bool]) -> None:
+        self.happened = False
+        self._keep = keep
+
+    def keeps(self, best: str) -> bool:
+        """Return whether to keep the epoch that `best` is about."""
+        self.happened = self._keep(best)
+        return self.happened
+
+
 @dataclass(frozen=True)
 class Run:
     """What surrounds a training run.
@@ -94,6 +115,7 @@ class Run:
         trainer: how Lightning is set up.
         privacy: train with differential privacy.
         start: the checkpoint whose weights training starts with; random weights if None.
+        interrupt: what Ctrl-C does after an epoch; None leaves it to the caller, as KeyboardInterrupt.
 
     Raises:
         UsageError: if private training came with an option that it cannot keep its promise under.
@@ -103,6 +125,12 @@ class Run:
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     privacy: Privacy | None = None
     start: Start | None = None
+    interrupt: Interrupt | None = None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether an earlier part of this run was interrupted and kept: no further part begins."""
+        return self.interrupt is not None and self.interrupt.happened
 
     def __post_init__(self) -> None:
         options = self.trainer

@@ -15,6 +15,7 @@ from typing import Any, Final
 import polars as pl
 
 from fuserec.errors import CheckpointError, UsageError
+from fuserec.id_map import require_same_numbers
 from fuserec.models import depth
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.pruning import drop_masked_, mask_
@@ -202,6 +203,7 @@ def _trained_on(checkpoint: Checkpoint, folder: Path | None) -> DataSet | None:
     if folder is None:
         return own_data(checkpoint)
     dataset = read_folder(folder)
+    require_same_numbers(checkpoint.ids, "the checkpoint", dataset.ids, folder, UsageError, "expected its own data")
     same_items = dataset.items["item_id"].equals(checkpoint.items["item_id"])
     if not same_items or not users_table(leave_one_out(dataset)).equals(checkpoint.users):
         raise UsageError(
@@ -221,7 +223,8 @@ def own_data(checkpoint: Checkpoint) -> DataSet | None:
         return None
     times = checkpoint.users.with_columns(timestamp=pl.int_ranges(lengths.cast(pl.Int64)))
     interactions = times.filter(lengths > 0).explode("history", "timestamp").rename({"history": "item_id"})
-    return DataSet(interactions.select("user_id", "item_id", "timestamp"), checkpoint.items.drop("count"))
+    told = interactions.select("user_id", "item_id", "timestamp")
+    return DataSet(told, checkpoint.items.drop("count"), ids=checkpoint.ids)
 
 
 def _scores(checkpoint: Checkpoint, split: Split | None) -> Scores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from fuserec.errors import CheckpointError, UsageError
+from fuserec.errors import CheckpointError, DataError, UsageError
+from fuserec.id_map import KEEP_NUMBERS, IdMaps, disagreements, require_same_numbers
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.retriever import Retriever
 from fuserec.train.data import DataSet, read_tables
 from fuserec.train.evaluation import evaluate
 from fuserec.train.split import Split
 from fuserec.train.transplant import origins, transplant
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def plant(start: Start, architecture: str, model: Retriever, dataset: DataSet, s
         split: of the data set.
 
     Raises:
-        UsageError: if the checkpoint is of another architecture or size.
+        UsageError: if the checkpoint is of another architecture or size, or training goes on from it and it numbers
+            its ids differently.
     """
     checkpoint = start.checkpoint
     if checkpoint.architecture != architecture:
@@ -99,6 +104,11 @@ def plant(start: Start, architecture: str, model: Retriever, dataset: DataSet, s
             f"the checkpoint to start from is a {checkpoint.architecture}; "
             f"expected a {architecture}, which is what the recipe makes"
         )
+    told = disagreements(checkpoint.ids, "the checkpoint", dataset.ids, "the data")
+    if told and start.keep_ids:
+        raise UsageError(f"the checkpoint and the data number their ids differently: {'; '.join(told)}; {KEEP_NUMBERS}")
+    if told:
+        logger.warning("another catalogue, whose ids are learned anew: %s", "; ".join(told))
     known = origins(checkpoint, dataset.items, split.user_ids, keep_ids=start.keep_ids)
     transplant(model, checkpoint.state, known)
     scores = {
@@ -113,10 +123,13 @@ def read_since(checkpoint: Checkpoint, folder: Path) -> DataSet:
     """Read a data folder of what happened since a checkpoint was trained, and join it to what it knows.
 
     Raises:
-        DataError: as `read_folder`; here a user may have a single interaction, and an item of the checkpoint's
-            catalogue need not be listed again.
+        DataError: if the two number their ids differently, or as `read_folder`; here a user may have a single
+            interaction, and an item of the checkpoint's catalogue need not be listed again.
     """
-    return continue_data(checkpoint, *read_tables(folder))
+    ids = IdMaps.read(folder, DataError)
+    require_same_numbers(checkpoint.ids, "the checkpoint", ids, folder, DataError, KEEP_NUMBERS)
+    dataset = continue_data(checkpoint, *read_tables(folder))
+    return dataclasses.replace(dataset, ids=checkpoint.ids.joined(ids))
 
 
 def continue_data(checkpoint: Checkpoint, interactions: pl.DataFrame, items: pl.DataFrame) -> DataSet:

@@ -121,7 +121,7 @@ def train_text(dataset: DataSet, recipe: TextRecipe, run: Run) -> Checkpoint:
         UsageError: if the options do not fit the encoder.
     """
     probed = probe(dataset, recipe, run.phase("probe"))
-    if recipe.tuning == "frozen":
+    if recipe.tuning == "frozen" or run.was_interrupted:
         return probed
     tuned = tune(dataset, recipe, probed, dataclasses.replace(run.phase("tune"), start=None))
     before, after = (checkpoint.metrics["validation"][MONITOR] for checkpoint in (probed, tuned))
