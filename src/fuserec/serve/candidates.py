@@ -16,7 +16,7 @@ from fuserec.serve.recall import Among, Batch, Recall
 from fuserec.serve.reranking import Reranker
 from fuserec.serve.rules import Pool, Wanted
 from fuserec.serve.stores import Categories
-from fuserec.serve.telemetry import RANK, SEARCH, Watcher
+from fuserec.serve.telemetry import RANK, SEARCH, Nobody, Watcher
 from fuserec.serve.users import Ids, Users
 
 Bools = NDArray[np.bool_]
@@ -46,6 +46,11 @@ class Candidates:
         self._recall, self._popularity, self._users = recall, popularity, users
         self.reranker, self._categories = reranker, categories
         self.watcher = watcher
+
+    def over(self, recall: Recall) -> Candidates:
+        """Return the same over another `Recall`, with nobody who is told anything."""
+        parts = self._popularity, self._users, self.reranker, self._categories, Nobody()
+        return Candidates(recall, *parts)
 
     def best(self, batch: Batch, rows: Sequence[int], k: int) -> tuple[Ids, Floats]:
         """Return the k best items, (B, k) ids and scores, of some rows of a batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
 from fuserec.serve.recall import Batch, Recall
 from fuserec.serve.reranking import Reranker
-from fuserec.serve.rules import RuleStage
+from fuserec.serve.rules import Check, RuleStage, no_check
 from fuserec.serve.stores import Categories, UserStore, read_items
 from fuserec.serve.telemetry import ENCODE, RULES, SEARCH, Nobody, Watcher
 from fuserec.serve.texts import TextStage
@@ -141,6 +142,18 @@ class Pipeline:
             version=manifest.version,
         )
 
+    def twin(self) -> Pipeline:
+        """Return a pipeline for another thread: over the same tables, with room of its own for the users at hand."""
+        twin = copy.copy(self)
+        twin._recall = self._recall.twin()
+        twin._candidates = self._candidates.over(twin._recall)
+        return twin
+
+    @property
+    def n_items(self) -> int:
+        """Items of the catalogue."""
+        return self._index.rows
+
     @property
     def dim(self) -> int:
         """Length D of user and item vectors."""
@@ -198,15 +211,20 @@ class Pipeline:
         if not len(self._users.known(np.array([item_id], dtype=np.int64))[0]):
             raise ValueError(f"item_id came as {item_id}, which the catalogue does not hold")
 
-    def recommend(self, queries: Sequence[Query]) -> list[Answer]:
+    def recommend(self, queries: Sequence[Query], check: Check = no_check) -> list[Answer]:
         """Answer B queries: what a user has seen, and what the query excludes, is never recommended.
+
+        Args:
+            queries: What is asked.
+            check: Called between stages and inside of the rules, with how many items the rules are about to fetch; what
+                it raises ends the work.
 
         Raises:
             ValueError: A query has a text and the bundle reads none.
         """
-        return [answer for some in _batches(queries) for answer in self._recommend(some)]
+        return [answer for some in _batches(queries) for answer in self._recommend(some, check)]
 
-    def _recommend(self, queries: Sequence[Query]) -> list[Answer]:
+    def _recommend(self, queries: Sequence[Query], check: Check) -> list[Answer]:
         with self.watcher.timed(ENCODE):
             is_plain = self._candidates.reranker is None and all(query.is_plain for query in queries)
             users = self._users.numbers(queries)
@@ -217,7 +235,8 @@ class Pipeline:
             return self._answer_kept(queries, users, places)
         answers: dict[int, Answer] = {}
         for rows in _searched_together(queries):
-            answers |= zip(rows, self._answer(batch, rows), strict=True)
+            check(0)
+            answers |= zip(rows, self._answer(batch, rows, check), strict=True)
         self._recall.keep(batch)
         return [answers[row] for row in range(len(queries))]
 
@@ -231,7 +250,7 @@ class Pipeline:
             for query, ids, scores in zip(queries, found.ids, found.scores, strict=True)
         ]
 
-    def _answer(self, batch: Batch, rows: Sequence[int]) -> list[Answer]:
+    def _answer(self, batch: Batch, rows: Sequence[int], check: Check) -> list[Answer]:
         """Answer some rows of a batch, all of which have an allow list or none has."""
         listed: dict[int, tuple[Ids, Floats]] = {}
         if plain := [row for row in rows if not batch.queries[row].rules]:
@@ -241,7 +260,7 @@ class Pipeline:
         if ruled := [row for row in rows if batch.queries[row].rules]:
             rules, ks = ([getattr(batch.queries[row], name) for row in ruled] for name in ("rules", "k"))
             with self.watcher.timed(RULES):
-                chosen = self._rules.choose(rules, ks, RuleCandidates(self._candidates, batch, ruled))
+                chosen = self._rules.choose(rules, ks, RuleCandidates(self._candidates, batch, ruled), check)
             listed |= zip(ruled, chosen, strict=True)
         return [
             Answer(*listed[row], bool(batch.fallback[row]), self._ignored(batch, row), self._version) for row in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH
-from fuserec.kernels import ItemIndex, KnownQueries, TopK
+from fuserec.kernels import ExcludedRows, ItemIndex, KnownQueries, TopK
 from fuserec.serve._numba_picking import keep_groups
 from fuserec.serve.engines import Engine
 from fuserec.serve.query import Query
@@ -23,6 +24,8 @@ Floats = NDArray[np.float32]
 
 # Masks of one search, a byte an item and query, at most.
 _MASK_BYTES: Final = 64 * 2**20
+# Vectors that a twin keeps.
+_TWIN_BYTES: Final = 2**20
 # Rows that look among the same items share a search, and a mask, where so many do.
 _FEW: Final = 4
 
@@ -88,13 +91,24 @@ class Recall:
         self._nobody = len(stored)
         self._vectors = UserVectors(len(stored), index.dim, MAX_BATCH)
 
+    def twin(self) -> Recall:
+        """Return another for the thread of who calls this, over the same tables; it keeps few vectors."""
+        twin = copy.copy(self)
+        stored = self._users.stored
+        twin._vectors = UserVectors(len(stored), self._index.dim, MAX_BATCH, most_bytes=_TWIN_BYTES)
+        twin._known = KnownQueries(self._index, twin._vectors.table, self._seen)
+        return twin
+
     @cached_property
     def _known(self) -> KnownQueries:
         """What is known of users, made when it is first needed: who only encodes does not load the search."""
+        return KnownQueries(self._index, self._vectors.table, self._seen)
+
+    @cached_property
+    def _seen(self) -> ExcludedRows:
+        """Where the stored histories are in the index, found out once. The last list is nobody's, and empty."""
         stored = self._users.stored
-        # Found out once: where the stored histories are in the index. The last list is nobody's, and empty.
-        seen = self._index.excluded_rows(stored.items, np.append(stored.offsets, stored.offsets[-1]))
-        return KnownQueries(self._index, self._vectors.table, seen)
+        return self._index.excluded_rows(stored.items, np.append(stored.offsets, stored.offsets[-1]))
 
     @property
     def item_ids(self) -> Ids:

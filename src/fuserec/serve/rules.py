@@ -84,6 +84,13 @@ Fetch = Callable[[Sequence[Wanted]], Pool]
 """Returns one list for each request, of the largest size among them at least."""
 
 
+Check = Callable[[int], None]
+
+
+def no_check(items: int) -> None:
+    """Let everything pass."""
+
+
 @dataclass(frozen=True)
 class _Plan:
     """Rules by numbers.
@@ -127,9 +134,7 @@ class RuleStage:
         self.choose([Rules(diversity=0.5)], [1], lambda _: pool)
         keep_groups(np.zeros(1, np.int32), np.ones(1, np.bool_), np.ones(1, np.bool_))
 
-    def choose(
-        self, rules: Sequence[Rules], ks: Sequence[int], fetch: Fetch, check: Callable[[], None] = lambda: None
-    ) -> list[Listed]:
+    def choose(self, rules: Sequence[Rules], ks: Sequence[int], fetch: Fetch, check: Check = no_check) -> list[Listed]:
         """Return the lists that B sets of rules make of all items.
 
         Boosts come first; ties between boosted scores keep the order that the items had. From there the list is filled
@@ -145,7 +150,8 @@ class RuleStage:
             rules: Some rules a list.
             ks: (B,) how many to return.
             fetch: Returns the best items of some groups for some of the lists.
-            check: Called before each fetch and after each list; raises where time is up.
+            check: Called before each fetch, with how many items it is of, and after each list; raises where time is up
+                or they are too many.
 
         Returns:
             For each, (k,) ids in the order in which they were picked, and their boosted scores.
@@ -160,21 +166,22 @@ class RuleStage:
         while wanted:
             following: list[Wanted] = []
             for some in _of_like_size(wanted):
-                check()
+                check(sum(request.size for request in some))
                 pool = fetch(some)
                 for at, request in enumerate(some):
                     lists[request.row].add(pool.ids[at], pool.scores[at], pool.orders[at], request.groups)
             for row in dict.fromkeys(request.row for request in wanted):
                 if not lists[row].settle():
                     following += lists[row].wanted()
-                check()
+                check(0)
             wanted = following
         return [each.answer for each in lists]
 
     def _first(self, each: _List) -> int:
         """Return how many items a list is begun with."""
         rows = self._index.rows
-        return min(max(each.reach + each.reach // 4 + 16, min(_FIRST, rows // _FIRST_SHARE)), rows)
+        room = each.reach if each.is_capped else each.reach // 4  # caps pass over items
+        return min(max(each.reach + room + 16, min(_FIRST, rows // _FIRST_SHARE)), rows)
 
     def _plan(self, rules: Rules) -> _Plan:
         categories = self._categories
@@ -195,13 +202,14 @@ class _List:
         row: Its number.
         plan: Its rules.
         reach: Of how many items the boosted order must be known.
+        is_capped: Whether there are caps.
         answer: What it came to, once it is settled.
     """
 
     def __init__(
         self, row: int, rules: Rules, k: int, plan: _Plan, categories: Categories, groups: Groups, index: ItemIndex
     ) -> None:
-        self.row, self.plan, self.reach = row, plan, _reach(rules, k)
+        self.row, self.plan, self.reach, self.is_capped = row, plan, _reach(rules, k), bool(rules.caps)
         self.answer: Listed
         self._k, self._diversity = k, rules.diversity
         self._categories, self._by_group, self._index = categories, groups, index
@@ -293,23 +301,26 @@ class _List:
         concerned = is_open & (self._limits > -np.inf) & (self._limits >= self._last)
         # More from time to time: whatever the scores are like, the fetches are few.
         need = (self._missing + self._missing // 4 + 16) * _GROWTH ** max(self._rounds - 2, 0)
-        for part in self._parts(np.flatnonzero(concerned)):
+        for part in self._parts(np.flatnonzero(concerned), is_open):
             groups = np.zeros(len(concerned), np.bool_)
             groups[part] = True
             size = min(int(self._seen[part].sum()) + need, int(self._categories.sizes[part].sum()))
             yield Wanted(self.row, size, groups)
 
-    def _parts(self, groups: Ids) -> Iterator[Ids]:
+    def _parts(self, groups: Ids, is_open: Bools) -> Iterator[Ids]:
         """Divide groups into a few parts, those of unlike gains first."""
-        kinds, kind = np.unique(self.plan.gains[groups], return_inverse=True)
+        gains = self.plan.gains
+        kinds = np.unique(gains[groups])
         if len(kinds) > _PARTS:
-            order = np.argsort(self.plan.gains[groups], kind="stable")
-            yield from _cut(groups[order], self._categories.sizes, _PARTS)
-            return
-        # A third fetch means that the best items of all of them are of a few groups, which are full soon.
-        pieces = _PARTS // len(kinds) if self._rounds > 1 else 1
-        for number in range(len(kinds)):
-            yield from _cut(groups[kind == number], self._categories.sizes, pieces)
+            yield from _cut(groups[np.argsort(gains[groups], kind="stable")], self._categories.sizes, _PARTS)
+        elif self._rounds == 1:
+            # All of a kind, whatever else is known of them: lists of the same rules then share a search.
+            for kind in kinds:
+                yield np.flatnonzero(is_open & (gains == kind))
+        else:
+            # A third fetch means that the best items of all of them are of a few groups, which are full soon.
+            for kind in kinds:
+                yield from _cut(groups[gains[groups] == kind], self._categories.sizes, _PARTS // len(kinds))
 
 
 def _descending(groups: Ids, limits: Doubles) -> Ids:

@@ -6,6 +6,7 @@ An export completes each `config.pbtxt` by the defaults; `fuserec serve --set NA
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from typing import Any
 
 from fuserec.contract import FRONT_DOORS
 from fuserec.errors import UsageError
+from fuserec.serve.limits import PARAMETER, Limits
 
 # With fewer, a queue policy makes calls wait for nothing, see `ServingConfig.instances`.
 FEWEST_FOR_A_POLICY = 2
 
 
 @dataclass(frozen=True)
-class ServingConfig:
-    """What may be set where a repository is served.
+class ServingConfig(Limits):
+    """What may be set where a repository is served: how its models run, and the limits of a request, see `Limits`.
 
     Attributes:
         instances: Processes of the front door (`recommend`; `rank` where nothing is retrieved). Each has an interpreter
@@ -29,10 +31,11 @@ class ServingConfig:
             the moment after an answer, before the process waits for the next.
         stage_instances: Processes of each of the other models, which are called less. With one they have no queue
             policy, for that reason.
-        queue_size: Requests that may wait for one model; the next one is refused as UNAVAILABLE at once. A full queue
-            holds a second of work and more; who waits longer than that has no use for the answer.
-        queue_timeout_ms: Milliseconds that a request may wait before it is refused. A caller's own `timeout` counts
-            where it is shorter, so that nothing is computed for somebody who has gone.
+        queue_size: Requests that may wait for one model; the next one is refused as UNAVAILABLE at once. It bounds the
+            memory of the queue. Server 2.51 does not count such refusals, and it counts those of `queue_timeout_ms`: so
+            that is to come first, and the queue to hold more than what waits for so long.
+        queue_timeout_ms: Milliseconds that a request may wait before it is refused: who waits longer has no use for the
+            answer. A caller's own `timeout` counts where it is shorter, so that nothing is computed for nobody.
         queue_delay_us: Microseconds that a request waits for company. 0: those that come while a batch runs form the
             next one, which costs no latency. With more, servers without pull request 509 of
             triton-inference-server/core (July 2026) lose throughput by and by under a queue policy.
@@ -43,11 +46,12 @@ class ServingConfig:
 
     instances: int = 2
     stage_instances: int = 1
-    queue_size: int = 512
+    queue_size: int = 8192
     queue_timeout_ms: float = 1_000.0
     queue_delay_us: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, least in (("instances", 1), ("stage_instances", 1), ("queue_size", 1), ("queue_delay_us", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} came as {getattr(self, name)}, expected at least {least}")
@@ -62,7 +66,9 @@ class ServingConfig:
             UsageError: A name is unknown or a value is not a number in its range.
         """
         defaults = cls()
-        kinds = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(cls)}
+        of_requests = {field.name for field in dataclasses.fields(Limits)}
+        names = sorted((field.name for field in dataclasses.fields(cls)), key=of_requests.__contains__)
+        kinds = {name: type(getattr(defaults, name)) for name in names}
         values: dict[str, float] = {}
         for setting in settings:
             name, _, text = setting.partition("=")
@@ -91,7 +97,11 @@ class ServingConfig:
         count = self.instances_of(model, models[0])
         policy = _POLICY.format(size=self.queue_size, timeout=round(1e3 * self.queue_timeout_ms))
         return interface + _SETTINGS.format(
-            count=count, delay=self.queue_delay_us, policy=policy if count >= FEWEST_FOR_A_POLICY else _NO_POLICY
+            count=count,
+            delay=self.queue_delay_us,
+            policy=policy if count >= FEWEST_FOR_A_POLICY else _NO_POLICY,
+            name=PARAMETER,
+            limits=json.dumps(self.to_parameter()),  # a string in quotes
         )
 
     def apply(self, config: Any, model: str, models: Sequence[str]) -> None:
@@ -100,6 +110,7 @@ class ServingConfig:
 
         for field in ("version_policy", "instance_group", "dynamic_batching", "response_cache"):
             config.ClearField(field)
+        config.parameters.pop(PARAMETER, None)
         text_format.Merge(self.complete("", model, models), config)
 
 
@@ -112,6 +123,8 @@ instance_group [ {{ kind: KIND_CPU count: {count} }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {delay}
 {policy}}}
+# What one request may cost.
+parameters {{ key: "{name}" value: {{ string_value: {limits} }} }}
 # Answers depend on what was published, not on the request alone: a cache would outlive a swap.
 response_cache {{ enable: false }}
 """
