@@ -205,7 +205,8 @@ def beside(repository: Path, heavy: int, seconds: float, rounds: int) -> Iterato
             f"{heavy} x 64 rows, k = 150, diversity": worst("diversity 1", 150),
         }
         seen: dict[str, list[float]] = {name: [] for name in asked}
-        failed, others = dict.fromkeys(asked, 0), {name: [] for name in asked}
+        failed = dict.fromkeys(asked, 0)
+        others: dict[str, list[tuple[str, float]]] = {name: [] for name in asked}
         for _ in range(rounds):
             for name, ask in asked.items():
                 with _Callers(url, ask or light, heavy if ask else 0, 5_000.0) as dear:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fuserec.contract import NO_ID
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.query import Query
-from fuserec.serve.recall import Among, Batch, Recall
+from fuserec.serve.recall import Among, Batch, ItemGroups, Recall
 from fuserec.serve.reranking import Reranker
 from fuserec.serve.rules import Pool, Wanted
 from fuserec.serve.stores import Categories
@@ -87,8 +87,8 @@ class Candidates:
         return self._popularity.top(k, query.exclude, allowed, is_wanted)
 
     @cached_property
-    def _item_groups(self) -> NDArray[np.int32]:
-        return self._categories.groups_of(self._recall.item_ids).astype(np.int32)
+    def _item_groups(self) -> ItemGroups:
+        return ItemGroups(self._categories.groups_of(self._recall.item_ids), self._categories.n_groups)
 
     @cached_property
     def _popular_groups(self) -> Ids:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH
 from fuserec.kernels import ExcludedRows, ItemIndex, KnownQueries, TopK
+from fuserec.kernels.search import op
 from fuserec.serve._numba_picking import keep_groups
 from fuserec.serve.engines import Engine
 from fuserec.serve.query import Query
 from fuserec.serve.remembered import UserVectors
 from fuserec.serve.texts import TextStage
-from fuserec.serve.users import Ids, Known, Users
+from fuserec.serve.users import NO_IDS, Ids, Known, Users
 
 Floats = NDArray[np.float32]
 
@@ -28,6 +29,8 @@ _MASK_BYTES: Final = 64 * 2**20
 _TWIN_BYTES: Final = 2**20
 # Rows that look among the same items share a search, and a mask, where so many do.
 _FEW: Final = 4
+# Of the items; to look at so few one by one is no slower than to search all by their codes and a mask.
+_FEW_SHARE: Final = 32
 
 
 @dataclass(frozen=True)
@@ -51,28 +54,52 @@ class Batch:
     fresh: Ids
 
 
+class ItemGroups:
+    """Which group each item is of.
+
+    Args:
+        groups: (N,) int64, in the order of the index.
+        n_groups: G.
+    """
+
+    def __init__(self, groups: Ids, n_groups: int) -> None:
+        self.groups = groups.astype(np.int32)
+        self.sizes: Ids = np.bincount(groups, minlength=n_groups)
+        self._rows = np.argsort(groups, kind="stable")
+        self._ends = np.concatenate([[0], np.cumsum(self.sizes)])
+
+    def rows(self, wanted: NDArray[np.bool_]) -> Ids:
+        """Return the rows of the items of some groups, (G,) bool, ascending."""
+        spans = [self._rows[self._ends[group] : self._ends[group + 1]] for group in np.flatnonzero(wanted)]
+        return np.sort(np.concatenate(spans))
+
+
 @dataclass(frozen=True)
 class Among:
     """The items among which rows look.
 
     Attributes:
-        item_groups: (N,) int32: the group of each item, in the order of the index.
+        items: Which group each is of.
         groups: (B, G) bool: the groups for each row.
     """
 
-    item_groups: NDArray[np.int32]
+    items: ItemGroups
     groups: NDArray[np.bool_]
 
-    def alike(self) -> list[NDArray[np.int64]]:
+    def alike(self) -> list[Ids]:
         """Return the rows that look among the same items, together."""
         alike: dict[bytes, list[int]] = {}
         for row, groups in enumerate(self.groups):
             alike.setdefault(groups.tobytes(), []).append(row)
         return [np.array(rows) for rows in alike.values()]
 
+    def take(self, rows: Ids) -> Among:
+        """Return what some of the rows look among."""
+        return Among(self.items, self.groups[rows])
+
     def narrow(self, row: int, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Unset in a mask, (N,) bool, the items at which a row does not look, and return it."""
-        keep_groups(self.item_groups, self.groups[row], mask)
+        keep_groups(self.items.groups, self.groups[row], mask)
         return mask
 
 
@@ -89,6 +116,7 @@ class Recall:
         self._texts = texts
         stored = users.stored
         self._nobody = len(stored)
+        self._few = index.rows // _FEW_SHARE
         self._vectors = UserVectors(len(stored), index.dim, MAX_BATCH)
 
     def twin(self) -> Recall:
@@ -173,37 +201,60 @@ class Recall:
         seen, places = batch.seen[rows], batch.places[rows]
         unwanted = [_unwanted(batch, row) for row in rows]
         also = unwanted if any(map(len, unwanted)) else None
-        has_lists = len(batch.queries[rows[0]].allow) > 0
-        if not has_lists and among is None:
+        allows = [batch.queries[row].allow for row in rows]
+        if not len(allows[0]) and among is None:
             return self._known.search(seen, places, k, also)
-        if among is not None and not has_lists and len(alike := among.alike()) * _FEW <= len(rows) + _FEW:
-            return self._search_alike(seen, places, k, also, among, alike)
+        if among is None or len(allows[0]):
+            return self._search_masked(seen, places, k, also, allows, among)
+        # Who looks among the same items shares a search; the others share one by masks of their own.
+        alone, parts, order = [], [], []
+        alike = among.alike()
+        for together in alike:
+            is_few = op.resolve("auto") == "cpu" and among.items.sizes[among.groups[together[0]]].sum() <= self._few
+            if is_few or len(together) >= _FEW or len(alike) == 1:
+                more = None if also is None else [also[row] for row in together]
+                parts.append(
+                    self._search_alike(seen[together], places[together], k, more, among.take(together), is_few)
+                )
+                order.append(together)
+            else:
+                alone += together.tolist()
+        if alone:
+            some = np.array(alone)
+            more, nothing = None if also is None else [also[row] for row in alone], [NO_IDS] * len(alone)
+            parts.append(self._search_masked(seen[some], places[some], k, more, nothing, among.take(some)))
+            order.append(some)
+        inverse = np.argsort(np.concatenate(order))
+        return TopK(*(np.concatenate(values)[inverse] for values in zip(*parts, strict=True)))
+
+    def _search_alike(self, seen: Ids, places: Ids, k: int, also: list[Ids] | None, among: Among, is_few: bool) -> TopK:
+        """Return the k best items of rows that look among the same, few of which are scored one by one."""
+        excluded = self._known.excluded(seen, also)
+        vectors = self._vectors.table[places]
+        if is_few:
+            index = self._index.subset(among.items.rows(among.groups[0]))
+            return index.search(vectors, k, exclude=(self._index.ids[excluded.rows], excluded.offsets))
+        mask = among.narrow(0, np.ones(self._index.rows, np.bool_))
+        return self._index.search(vectors, k, exclude=excluded, allow=mask)
+
+    def _search_masked(
+        self, seen: Ids, places: Ids, k: int, also: list[Ids] | None, allows: Sequence[Ids], among: Among | None
+    ) -> TopK:
+        """Return the k best items of rows, each of which has a mask of its own."""
         step = max(1, _MASK_BYTES // self._index.rows)
         parts = []
-        for at in range(0, len(rows), step):
+        for at in range(0, len(seen), step):
             here = slice(at, at + step)
             excluded = self._known.excluded(seen[here], None if also is None else also[here])
-            if has_lists:
-                mask = self._index.mask([batch.queries[row].allow for row in rows[here]])
+            if len(allows[0]):
+                mask = self._index.mask(allows[here])
             else:
-                mask = np.ones((len(rows[here]), self._index.rows), np.bool_)
+                mask = np.ones((len(allows[here]), self._index.rows), np.bool_)
             if among is not None:
-                for line, row in zip(mask, range(at, len(rows)), strict=False):
+                for line, row in zip(mask, range(at, len(seen)), strict=False):
                     among.narrow(row, line)
             parts.append(self._index.search(self._vectors.table[places[here]], k, exclude=excluded, allow=mask))
         return TopK(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-
-    def _search_alike(
-        self, seen: Ids, places: Ids, k: int, also: list[Ids] | None, among: Among, alike: Sequence[Ids]
-    ) -> TopK:
-        """Return the k best items of rows of which many look among the same: a mask for each kind."""
-        parts = []
-        for rows in alike:
-            excluded = self._known.excluded(seen[rows], None if also is None else [also[row] for row in rows])
-            mask = among.narrow(int(rows[0]), np.ones(self._index.rows, np.bool_))
-            parts.append(self._index.search(self._vectors.table[places[rows]], k, exclude=excluded, allow=mask))
-        order = np.argsort(np.concatenate(alike))
-        return TopK(*(np.concatenate(values)[order] for values in zip(*parts, strict=True)))
 
 
 def _unwanted(batch: Batch, row: int) -> Ids:
