@@ -63,17 +63,18 @@ _USERS: Final = 200
 _SEEN: Final = 20
 
 
-def kinds(k: int) -> dict[str, Rules]:
+def kinds(k: int, categories: Sequence[str] = _CATEGORIES) -> dict[str, Rules]:
     """Return rules by what is bad about them; the first are none."""
-    one = {"c3": 0.5}
+    first, second, third = (categories[at % len(categories)] for at in (3, 7, 17))
+    one = {first: 0.5}
     return {
         "plain": Rules(),
         "caps: 2 of each": Rules(caps={"*": 2}),
-        "caps: two categories": Rules(caps={"c0": 1, "c3": 2}),
-        "caps that just fill k": Rules(caps={"*": max(1, k // len(_CATEGORIES))}),
+        "caps: two categories": Rules(caps={categories[0]: 1, first: 2}),
+        "caps that just fill k": Rules(caps={"*": max(1, k // len(categories))}),
         "a boost": Rules(boosts=one),
-        "boosts beyond all scores": Rules(boosts={"c3": 1e6, "c7": -1e6, "c17": 1e7}),
-        "a boost for each category": Rules(boosts={name: number**2 / 3 for number, name in enumerate(_CATEGORIES)}),
+        "boosts beyond all scores": Rules(boosts={third: 1e7, second: -1e6, first: 1e6}),
+        "a boost for each category": Rules(boosts={name: number**2 / 3 for number, name in enumerate(categories)}),
         "diversity 0.3": Rules(diversity=0.3),
         "diversity 1": Rules(diversity=1.0),
         "all three": Rules(one, {"*": 30}, 0.3),
@@ -184,12 +185,13 @@ class _Callers:
 
 def beside(repository: Path, heavy: int, seconds: float, rounds: int) -> Iterator[dict[str, Any]]:
     """Yield what light calls see while others ask the worst, in turns with having the server for themselves."""
-    manifest_ids = pl.read_parquet(next(repository.glob("recommend/*/items.parquet")))["item_id"].to_list()
+    items = pl.read_parquet(next(repository.glob("recommend/*/items.parquet")))
+    categories = items["genres"].explode().drop_nulls().unique().sort().head(len(_CATEGORIES)).to_list()
     users = pl.read_parquet(next(repository.glob("recommend/*/users.parquet")))["user_id"].head(MAX_BATCH).to_list()
-    most = min(len(manifest_ids), 10_000)
+    most = min(len(items), 10_000)
 
     def worst(kind: str, k: int) -> Callable[[Recommender], object]:
-        rules = kinds(k)[kind]
+        rules = kinds(k, categories)[kind]
         return lambda client: client.recommend_many([Call(user_id=user, k=k, rules=rules) for user in users])
 
     def light(client: Recommender) -> object:

@@ -185,7 +185,10 @@ class RuleStage:
 
     def _plan(self, rules: Rules) -> _Plan:
         categories = self._categories
-        weights, left = np.zeros(len(categories)), np.full(len(categories), rules.caps.get(ANY, -1), dtype=np.int64)
+        weights, left = (
+            np.zeros(len(categories)),
+            np.full(len(categories), min(rules.caps.get(ANY, -1), self._index.rows), dtype=np.int64),
+        )
         for values, table in ((weights, rules.boosts), (left, rules.caps)):
             for name, value in table.items():
                 if name in categories.numbers:
