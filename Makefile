@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu test-slow check check-cubins format clean
+.PHONY: help setup setup-device-twin demo test test-gpu test-slow check check-cubins format clean
+# A GPU host of ours has other versions: Python 3.12, Triton 3.6.0, numpy 2; these here are the same without the GPU.
+DEVICE_PYTHON ?= python3.12
+TWIN := .venv-device-twin
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 setup: $(READY)  ## make .venv with everything installed
 
@@ -17,6 +20,17 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (about 3 GB, a few minutes, once)"
 	$(PYTHON) -m venv $(VENV)
 	PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+setup-device-twin: $(TWIN)/.installed  ## make .venv-device-twin, with the versions of a GPU host
+
+$(TWIN)/.installed: bench/device/host.txt bench/device/stand_ins.py
+	@command -v $(DEVICE_PYTHON) >/dev/null || { echo "no $(DEVICE_PYTHON) here; give one as DEVICE_PYTHON=" >&2; exit 1; }
+	@echo "setting up $(TWIN) (about 3 GB, a few minutes, once)"
+	$(DEVICE_PYTHON) -m venv $(TWIN)
+	$(TWIN)/bin/pip install --quiet --requirement bench/device/host.txt
+	$(TWIN)/bin/pip install --quiet --no-deps torch==2.11.0
+	$(TWIN)/bin/python bench/device/stand_ins.py $(TWIN)/lib/python3.12/site-packages/torch/lib
 	@touch $@
 
 demo: $(READY)  ## the main job on MovieLens-100K: train, export, serve, recommend
@@ -44,4 +58,4 @@ format: $(READY)  ## rewrite the sources in the house format
 	$(BIN)/ruff format .
 
 clean:  ## remove what the targets made, the environment included
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(TWIN) build dist

@@ -9,16 +9,13 @@ the last of them is the recovery time. Everything listens on loopback and ends w
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import shutil
-import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,21 +23,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from bench._faults import FAULTS, K, Site
 from bench._output import add_output_options, report
 from fuserec.client import ClientError, Recommender
-from fuserec.errors import LaunchError
 from fuserec.export import rollout
 from fuserec.kernels import ItemIndex
 from fuserec.manifest import FileRecord, Manifest, bundle_folder
-from fuserec.serve.launcher import Address, Server
 from fuserec.serve.pipeline import Pipeline
-from fuserec.serve.processes import process_ids
 from fuserec.serve.query import Query
-from fuserec.serve.settings import ServingConfig
-from fuserec.serve.supervisor import Supervisor, Watch
 from fuserec.serve.users import NO_IDS
 
-K = 10
 USERS = 200
 CALLERS = 4
 # A call may end so long after its deadline: what a thread of Python may wait for its turn on a loaded machine.
@@ -52,8 +44,13 @@ RECOVERY_LIMIT_S = 120.0
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("--repository", type=Path, required=True, help="repository of a retriever; it is copied")
-    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="which to try")
+    parser.add_argument(
+        "--repository", type=Path, default=Path("build/repository"), help="repository of a retriever; it is copied"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), help="which to try")
+    which.add_argument("--all", action="store_true", help="try every fault, as is done by default")
+    parser.add_argument("--markdown", type=Path, help="write the table here, for the documentation")
     parser.add_argument("--timeout-ms", type=float, default=2_000.0, help="deadline of a call")
     add_output_options(parser)
     return parser.parse_args(arguments)
@@ -68,6 +65,17 @@ class Call:
     outcome: str
 
 
+@dataclass(frozen=True)
+class Right:
+    """What versions answer; those that faults put in have the answers of the version that they are copies of."""
+
+    known: dict[str, dict[int, list[int]]]
+
+    def of(self, version: str) -> dict[int, list[int]]:
+        """Return the answers of a version by user."""
+        return self.known.get(version, self.known["1"])
+
+
 @dataclass
 class Callers:
     """Threads that ask without a pause; a context manager."""
@@ -75,7 +83,7 @@ class Callers:
     urls: Sequence[str]
     timeout_ms: float
     users: Sequence[int]
-    right: dict[str, dict[int, list[int]]]
+    right: Right
     threads: int = CALLERS
     retries: int = 3
     calls: list[Call] = field(default_factory=list)
@@ -112,7 +120,7 @@ class Callers:
                     time.sleep(0.05)  # as a backend would turn to something else
 
     def _is_right(self, version: str, user: int, ids: Any) -> bool:
-        return bool(self.right.get(version, {}).get(user) == ids.tolist())
+        return bool(self.right.of(version).get(user) == ids.tolist())
 
     def wait_until_well(self, since: float) -> None:
         """Return when calls that began after `since` have gone right for a while."""
@@ -123,118 +131,6 @@ class Callers:
             good = [call for call in self.calls if call.began > last and call.outcome == "right"]
             if time.monotonic() - last > SETTLE_S and len(good) > 20:
                 return
-
-
-class Site:
-    """Servers over copies of a repository, each with its supervisor; a context manager."""
-
-    def __init__(self, repository: Path, folder: Path, settings: Sequence[ServingConfig]) -> None:
-        self._stack = contextlib.ExitStack()
-        self.servers = []
-        self.events: list[str] = []
-        for number, setting in enumerate(settings):
-            copy = Path(shutil.copytree(repository, folder / f"repository-{number}"))
-            self.servers.append(Server(copy, address=Address.free(), settings=setting))
-
-    def __enter__(self) -> Site:
-        try:
-            for server in self.servers:
-                self._stack.enter_context(server)
-            stop = threading.Event()
-            for server in self.servers:
-                supervisor = Supervisor(server, Watch(tick_s=0.25, canary_s=1.0), self.events.append)
-                thread = threading.Thread(target=supervisor.run, args=(stop,))
-                thread.start()
-                self._stack.callback(thread.join)
-            self._stack.callback(stop.set)
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @property
-    def urls(self) -> list[str]:
-        """Where the servers listen."""
-        return [f"127.0.0.1:{server.address.grpc_port}" for server in self.servers]
-
-
-def kill_one_process(site: Site) -> None:
-    """Kill -9 of one of the processes of `recommend`."""
-    os.kill(process_ids(site.servers[0].pid, "recommend")[0], signal.SIGKILL)
-
-
-def kill_all_processes(site: Site) -> None:
-    """Kill -9 of all processes of `recommend`."""
-    for pid in process_ids(site.servers[0].pid, "recommend"):
-        os.kill(pid, signal.SIGKILL)
-
-
-def kill_server(site: Site) -> None:
-    """Kill -9 of the server."""
-    os.kill(site.servers[0].pid, signal.SIGKILL)
-
-
-def stop_a_process(site: Site) -> None:
-    """A model that hangs for three seconds: one of its processes is stopped and goes on."""
-    pid = process_ids(site.servers[0].pid, "recommend")[0]
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(3.0)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
-
-
-def fill_the_queue(site: Site) -> None:
-    """Sixty-four more callers for three seconds, at a queue of four."""
-    url = site.urls[0]
-    until = time.monotonic() + 3.0
-
-    def ask() -> None:
-        with Recommender(url, timeout_ms=2_000.0, retries=0) as client:
-            while time.monotonic() < until:
-                with contextlib.suppress(ClientError):
-                    client.recommend(user_id=1, k=K)
-
-    threads = [threading.Thread(target=ask) for _ in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def swap_and_back(site: Site) -> None:
-    """Another version is served, and then the first again."""
-    server = site.servers[0]
-    for version in (2, 1):
-        rollout.serve(server.repository, version)
-        deadline = time.monotonic() + RECOVERY_LIMIT_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(LaunchError):  # it is being started again
-                if server.manifest.version == version:
-                    break
-            time.sleep(0.05)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is done, to how many servers, run how."""
-
-    do: Callable[[Site], None]
-    servers: int = 1
-    settings: ServingConfig = field(default_factory=ServingConfig)
-
-
-FAULTS = {
-    "kill-one-process": Fault(kill_one_process),
-    "kill-all-processes": Fault(kill_all_processes),
-    "kill-server": Fault(kill_server),
-    "hanging-process": Fault(stop_a_process),
-    "full-queue": Fault(fill_the_queue, settings=ServingConfig(queue_size=4)),
-    "half-the-endpoints": Fault(kill_server, servers=2),
-    "swap-and-back": Fault(swap_and_back),
-}
 
 
 def add_other_version(repository: Path) -> None:
@@ -262,12 +158,11 @@ def answers_of(bundle: Path, users: Sequence[int]) -> dict[int, list[int]]:
     return {query.user_id: answer.item_ids.tolist() for query, answer in zip(queries, answers, strict=True)}
 
 
-def measure(
-    name: str, repository: Path, users: Sequence[int], right: dict[str, Any], timeout_ms: float
-) -> dict[str, Any]:
+def measure(name: str, repository: Path, users: Sequence[int], right: Right, timeout_ms: float) -> dict[str, Any]:
     """Run one fault and return its row."""
     fault = FAULTS[name]
-    with tempfile.TemporaryDirectory() as folder:
+    # The servers' log and repositories are left to nobody; a version that is being read may still be there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         site = Site(repository, Path(folder), [fault.settings] * fault.servers)
         with site, Callers(site.urls, timeout_ms, users, right) as callers:
             time.sleep(2.0)
@@ -298,6 +193,17 @@ def row_of(name: str, calls: Sequence[Call], began: float, timeout_ms: float) ->
     }
 
 
+def write_markdown(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the table of the documentation."""
+    lines = ["| fault | calls | wrong | lost | failed with a typed error | the last of them after |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for row in rows:
+        what = (FAULTS[row["fault"]].do.__doc__ or row["fault"]).splitlines()[0].rstrip(".")
+        after = f"{row['recovered_s']} s" if row["failed"] else ""
+        lines.append(f"| {what} | {row['calls']:,} | {row['wrong']} | {row['lost']} | {row['failed']} | {after} |")
+    path.write_text("\n".join(lines) + "\n")
+
+
 def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Try each fault in turn."""
     with tempfile.TemporaryDirectory() as folder:
@@ -308,7 +214,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             shutil.copyfile(copy / model / "1" / "config.pbtxt", copy / model / "config.pbtxt")
         add_other_version(copy)
         users = pl.read_parquet(copy / "recommend" / "1" / "users.parquet")["user_id"].head(USERS).to_list()
-        right = {version: answers_of(copy / "recommend" / version, users) for version in ("1", "2")}
+        right = Right({version: answers_of(copy / "recommend" / version, users) for version in ("1", "2")})
         for name in options.faults:
             yield measure(name, copy, users, right, options.timeout_ms)
 
@@ -317,6 +223,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a row for each fault as it is done; the status is 1 if an answer was wrong or a call was lost."""
     options = parse(arguments)
     rows = report(run(options), csv_path=options.csv, as_json=options.json)
+    if options.markdown:
+        write_markdown(options.markdown, rows)
     return 1 if any(row["wrong"] or row["lost"] for row in rows) else 0
 
 

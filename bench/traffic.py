@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fuserec.kernels.search._cuda_inputs import ALIGNMENT
-from fuserec.kernels.search.gpu_config import Shape, bound_growth, choose_config, choose_plan
+from fuserec.kernels.search.gpu_config import (
+    ALIGNMENT,
+    PASSING_BYTES,
+    Shape,
+    choose_config,
+    choose_plan,
+    expected_passing,
+    expected_rescored,
+)
 
 _CODE, _FLOAT, _KEY = 1, 4, 8
 _ROW_FLOATS = 2 * _FLOAT  # scale and reach
@@ -22,7 +29,7 @@ class Traffic:
 
     Attributes:
         pass_1: The sample, the floors, the scan of the codes and the keys of what passes.
-        pass_2: The selection of keys, the float rows behind them, and the answer.
+        pass_2: The bounds of what passed, the float rows of what they leave, and the answer.
         floor: What any search over codes that returns exact float scores must move: the codes with their two floats a
             row, the queries, the float rows of the answer, and the answer.
         unfused: A gather of the queries, a float32 matrix product that writes B x N scores, a filter that reads and
@@ -49,16 +56,15 @@ def traffic(shape: Shape, arch: int) -> Traffic:
     codes = rows * (width * _CODE + _ROW_FLOATS)
     queries, float_row = batch * width * _FLOAT, width * _FLOAT
     answer = batch * shape.k * _KEY
-    sample = passed = 0.0
+    sample, passed = 0.0, float(rows)
     if plan.tile_stride:
         blocks = rows / config.block_best / plan.tile_stride
-        sample = codes / plan.tile_stride + 2 * queries + 2 * batch * blocks * _FLOAT
-        passed = bound_growth(shape.dim) ** 2 * plan.rank * plan.tile_stride
-    else:
-        passed = rows
-    pass_1 = sample + 2 * queries + codes + batch * (plan.capacity + passed) * _KEY  # the buffer is emptied first
-    picked = 3 * plan.first * _KEY  # written by the selection, read by the scoring, written as scores
-    pass_2 = batch * (plan.capacity * _KEY + picked + plan.first * (float_row + _KEY)) + queries + answer
+        sample = codes / plan.tile_stride + queries + 2 * batch * blocks * _FLOAT
+        passed = min(passed, expected_passing(shape, plan.tile_stride))
+    pass_1 = sample + 3 * queries + codes  # the queries are read, written, and read again
+    scored = expected_rescored(shape)
+    # A row scored: its key written, read, replaced, and read for its place; the row itself.
+    pass_2 = batch * (passed * PASSING_BYTES + scored * (4 * _KEY + float_row)) + queries + answer
     floor = codes + queries + batch * shape.k * float_row + answer
     scores = batch * rows * _FLOAT
     unfused = 3 * queries + rows * shape.dim * _FLOAT + scores + 2 * scores + scores + answer

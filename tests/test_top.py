@@ -41,6 +41,9 @@ fuserec_shadow_seconds_sum{{version="1",candidate="2"}} {shadow_s}
 fuserec_ab_rows_total{{version="1"}} {stayed}
 fuserec_ab_rows_total{{version="2"}} {moved}
 fuserec_index_created_seconds{{version="0"}} NaN
+fuserec_device{{device="cpu",model="recommend",version="0"}} NaN
+fuserec_device{{device="cuda",model="search",version="1"}} 1
+fuserec_device{{device="cuda",model="recommend",version="1"}} 1
 """
 # What is filled in, at the first moment and at the second.
 VALUES: dict[str, tuple[float, float]] = {
@@ -82,6 +85,7 @@ def test_view_between_two_scrapes() -> None:
     assert (shadow.version, shadow.candidate, shadow.rows_per_s) == ("1", "2", 10)
     assert (shadow.overlap, shadow.ms_per_row) == (pytest.approx(0.75), pytest.approx(5.0))
     assert seen.ab == {"1": 0.75, "2": 0.25}
+    assert seen.devices == {"cuda": ["recommend", "search"]}
 
 
 def test_nothing_happened() -> None:

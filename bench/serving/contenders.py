@@ -108,6 +108,18 @@ def check_same(contenders: Sequence[Contender], calls: Sequence[Call]) -> int:
     return len(checked)
 
 
+def agreement(contenders: Sequence[Contender], calls: Sequence[Call]) -> float:
+    """Return the share of items that the contenders have in common with the first one, over the first calls."""
+    checked = calls[:_CHECKED]
+    want = [set(_answer(contenders[0], call)[0].tolist()) for call in checked]
+    shares = [
+        len(expected & set(_answer(other, call)[0].tolist())) / max(1, len(expected))
+        for other in contenders[1:]
+        for call, expected in zip(checked, want, strict=True)
+    ]
+    return float(np.mean(shares))
+
+
 def _agree(
     ids: NDArray[np.int64], scores: NDArray[np.float32], its_ids: NDArray[np.int64], its_scores: NDArray[np.float32]
 ) -> bool:

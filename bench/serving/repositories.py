@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fuserec.export import ExportConfig, export_checkpoint
 from fuserec.export.publishing import publishing
 from fuserec.kernels import ItemIndex
 from fuserec.manifest import Manifest, bundle_folder, bundles
@@ -30,11 +31,15 @@ def small_repository(checkpoint: Path, folder: Path) -> Path:
     Returns:
         The bundle.
     """
+    from fuserec.export import ExportConfig, export_checkpoint
+
     export_checkpoint(checkpoint, folder, ExportConfig(precision="fp32"))
     return bundle_folder(folder)
 
 
-def large_repository(small: Path, folder: Path, n_items: int) -> Path:
+def large_repository(
+    small: Path, folder: Path, n_items: int, *, models: Sequence[str] | None = None, index: Path | None = None
+) -> Path:
     """Publish a bundle's networks and users over a catalogue of `n_items`; nothing is done if it is there already.
 
     The items of the bundle keep their ids, rows, vectors and counts. The others have higher ids and nobody has
@@ -44,6 +49,9 @@ def large_repository(small: Path, folder: Path, n_items: int) -> Path:
         small: A bundle.
         folder: Repository to publish in.
         n_items: More than the bundle has.
+        models: Those that are served; the bundle's unless given.
+        index: An index of so many items with the ids from 0 on, in place of vectors around those of the bundle; the
+            file is linked to. Its items have no titles and no categories.
 
     Returns:
         The new bundle.
@@ -56,6 +64,8 @@ def large_repository(small: Path, folder: Path, n_items: int) -> Path:
     there = bundles(folder) if folder.exists() else {}
     if there and Manifest.read(there[max(there)]).inputs_sha256 == inputs:
         return there[max(there)]
+    if index is not None:
+        return _over(index, small, folder, dataclasses.replace(manifest, inputs_sha256=inputs), models)
     trained = ItemIndex.load(small / "index.safetensors")
     items = pl.read_parquet(small / "items.parquet")
     rng = np.random.default_rng(_SEED)
@@ -65,13 +75,42 @@ def large_repository(small: Path, folder: Path, n_items: int) -> Path:
     new = items[parents].with_columns(
         item_id=pl.Series(ids[trained.rows :]), count=pl.lit(0, dtype=items.schema["count"])
     )
-    with publishing(folder, manifest.models, keep=1) as staging:
+    with publishing(folder, models or manifest.models, keep=1) as staging:
         shutil.copytree(small / "engines", staging.bundle / "engines")
         ItemIndex.build(vectors, ids, metric=trained.metric).save(staging.bundle / "index.safetensors")
         pl.concat([items, new]).write_parquet(staging.bundle / "items.parquet")
         shutil.copyfile(small / "users.parquet", staging.bundle / "users.parquet")
         dataclasses.replace(
-            manifest, n_items=n_items, inputs_sha256=inputs, metrics={"note": origin}, files=staging.files()
+            manifest,
+            n_items=n_items,
+            inputs_sha256=inputs,
+            metrics={"note": origin},
+            models=list(models or manifest.models),
+            files=staging.files(),
+        ).write(staging.bundle)
+    return bundle_folder(folder)
+
+
+def _over(index: Path, small: Path, folder: Path, manifest: Manifest, models: Sequence[str] | None) -> Path:
+    """Publish the networks and users of a bundle over an index that is there."""
+    table = ItemIndex.load(index)
+    trained = pl.read_parquet(small / "items.parquet", columns=["item_id", "count"])
+    if table.dim != manifest.dim or not np.array_equal(table.ids[: trained.height], trained["item_id"].to_numpy()):
+        raise ValueError(f"invalid index={index}: must have {manifest.dim} columns and begin with the ids of {small}")
+    new = pl.DataFrame(
+        {"item_id": table.ids[trained.height :], "count": np.zeros(table.rows - trained.height, np.int64)}
+    )
+    with publishing(folder, models or manifest.models, keep=1) as staging:
+        shutil.copytree(small / "engines", staging.bundle / "engines")
+        os.link(index, staging.bundle / "index.safetensors")
+        pl.concat([trained, new]).write_parquet(staging.bundle / "items.parquet")
+        shutil.copyfile(small / "users.parquet", staging.bundle / "users.parquet")
+        dataclasses.replace(
+            manifest,
+            n_items=table.rows,
+            metrics={"note": f"the index {index.name}"},
+            models=list(models or manifest.models),
+            files=staging.files(),
         ).write(staging.bundle)
     return bundle_folder(folder)
 

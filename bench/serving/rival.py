@@ -1,4 +1,4 @@
-"""Starts and stops the rival: uvicorn over `rival_app`, on two cores as our server is."""
+"""Starts and stops the rival: uvicorn over `rival_app`, on two cores as our server is, or over `rival_gpu_app`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from bench.serving import rival_app
+from bench.serving import rival_settings
 from bench.serving.generator import ROOT
 
 _START_S: Final = 180.0
@@ -29,15 +29,23 @@ class Setup:
     Attributes:
         workers: Processes.
         threads: Of torch and faiss in each.
+        device: Where the table is and batches are formed for, `cuda` or, in a rehearsal, `cpu`; None for faiss.
     """
 
     workers: int
     threads: int
+    device: str | None = None
 
     @property
     def name(self) -> str:
         """As rows of the table name it."""
-        return f"rival {self.workers}x{self.threads}"
+        on = "" if self.device is None else f" on {self.device}"
+        return f"rival{on} {self.workers}x{self.threads}"
+
+    @property
+    def app(self) -> str:
+        """What uvicorn runs."""
+        return "bench.serving.rival_app" if self.device is None else "bench.serving.rival_gpu_app"
 
 
 # With one process, calls run in FastAPI's thread pool, or the second core would have nothing to do: faiss puts no
@@ -62,10 +70,11 @@ class RivalServer:
         self.setup = setup
         self._log = log
         self._environment = os.environ | {
-            rival_app.CHECKPOINT: str(checkpoint.absolute()),
-            rival_app.INDEX: str(bundle.absolute() / "index.safetensors"),
-            rival_app.THREADS: str(setup.threads),
-            rival_app.IN_POOL: "1" if setup.workers == 1 else "0",
+            rival_settings.CHECKPOINT: str(checkpoint.absolute()),
+            rival_settings.INDEX: str(bundle.absolute() / "index.safetensors"),
+            rival_settings.THREADS: str(setup.threads),
+            rival_settings.IN_POOL: "1" if setup.workers == 1 else "0",
+            rival_settings.DEVICE: setup.device or "",
             # Also for the threads of the pool; and a thread of OpenMP that has done its part is not to spin.
             "OMP_NUM_THREADS": str(setup.threads),
             "OMP_WAIT_POLICY": "passive",
@@ -84,7 +93,7 @@ class RivalServer:
 
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "bench.serving.rival_app:create", *options],
+                [sys.executable, "-m", "uvicorn", f"{self.setup.app}:create", *options],
                 cwd=ROOT,
                 env=self._environment,
                 stdout=log,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import faiss
 import numpy as np
@@ -17,14 +17,10 @@ import torch
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from bench.serving.rival_settings import CHECKPOINT, IN_POOL, INDEX, THREADS
 from fuserec.kernels import ItemIndex
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.models.retriever import Retriever
-
-CHECKPOINT: Final = "RIVAL_CHECKPOINT"
-INDEX: Final = "RIVAL_INDEX"
-THREADS: Final = "RIVAL_THREADS"
-IN_POOL: Final = "RIVAL_IN_POOL"
 
 
 class Rival:

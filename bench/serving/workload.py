@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from fuserec.client import Query
-from fuserec.client._transport import DATATYPES
+from fuserec.client._tensors import DATATYPES
 from fuserec.client._wire import Tensors, check, pack
 
 K: Final = 10

@@ -163,16 +163,25 @@ def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> N
     print_table(("file", "bytes", "SHA-256"), files, title="files")
 
 
+# Of a server; with fewer it takes hardly more than a thousand callers.
+FEW_FILES = 4_096
+
+
 def serving(manifest: Manifest, server: Server) -> None:
     """Show where a server listens."""
     address = server.address
     out.print(
         f"serving {server.repository.name}: {manifest.architecture}, {manifest.precision}, {manifest.n_items:,} items"
     )
+    out.print(f"  device   {server.device}")
     out.print(f"  gRPC     {address.host}:{address.grpc_port}")
     out.print(f"  HTTP     http://{address.host}:{address.http_port}")
     out.print(f"  metrics  http://{address.host}:{address.metrics_port}/metrics")
     out.print(f"  log      {server.log}")
+    if server.max_files < FEW_FILES:
+        out.print(
+            f"  at most {server.max_files:,} open files, connections among them; raise `ulimit -n`", style="yellow"
+        )
     port = "" if address.grpc_port == 8001 else f" --url {address.host}:{address.grpc_port}"
     out.print(f"try: fuserec recommend --user 42 -k 10{port}      Ctrl-C stops the server")
 

@@ -41,6 +41,8 @@ def screen(view: View) -> RenderableType:
         )
         table.add_row(verbatim(each.model), verbatim(each.version), *numbers, style="" if each.qps else "dim")
     lines: list[RenderableType] = [table]
+    for device, models in view.devices.items():
+        lines.append(Text(f"{device:<7} {', '.join(models)}"))
     for shadow in view.shadows:
         who = f"shadow  version {shadow.candidate} beside {shadow.version}"
         what = f"{shadow.overlap:.1%} of the items in common, {shadow.ms_per_row:.2f} ms a row"

@@ -6,6 +6,10 @@
     +-- CheckpointError  a checkpoint folder that is missing, damaged or of another version
     +-- ExportError      an export that cannot be carried out as asked
     +-- BundleError      a model repository, or a file of it, that is missing, damaged or of another version
+    +-- DeviceError      a GPU that cannot be used, or not in this way
+    |   +-- DeviceUnavailable   there is none that this process can use
+    |   +-- DeviceMemoryError   it has too little memory free; the message says how much is needed and what would fit
+    |   +-- DeviceLost          it failed in the middle of its work: only a new process can use it again
     +-- LaunchError      an inference server that could not be started or kept alive
     +-- ClientError      a call to the service that was not answered; what to do about it:
         +-- InvalidRequest      mend the call: it would be refused again
@@ -15,6 +19,7 @@
         +-- ServerUnavailable   another attempt may succeed; the client has made those it was allowed
         |   +-- ServerOverloaded    the same: it answers, and has too much to do
         +-- ServerFault         see the server's log
+            +-- MalformedAnswer     see what listens there: what came is no answer of this service
 
 Anything else that is raised is a bug and keeps its stack trace.
 """
@@ -44,6 +49,32 @@ class ExportError(FuserecError, RuntimeError):
 
 class BundleError(FuserecError, ValueError):
     """A model repository, or a file of it, is missing, damaged, or written by another format version."""
+
+
+class DeviceError(FuserecError, RuntimeError):
+    """A GPU cannot be used, or not in this way."""
+
+
+class DeviceUnavailable(DeviceError, ValueError):
+    """There is no GPU that this process can use."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """A GPU has too little memory free.
+
+    Attributes:
+        needed_bytes: What is needed there.
+        free_bytes: What is free there.
+        fitting_rows: How many items of this kind would fit.
+    """
+
+    def __init__(self, message: str, *, needed_bytes: int, free_bytes: int, fitting_rows: int) -> None:
+        super().__init__(message)
+        self.needed_bytes, self.free_bytes, self.fitting_rows = needed_bytes, free_bytes, fitting_rows
+
+
+class DeviceLost(DeviceError):
+    """A GPU failed in the middle of its work; what lay there is gone, and only a new process can use it again."""
 
 
 class LaunchError(FuserecError, RuntimeError):
@@ -88,3 +119,7 @@ class ServerOverloaded(ServerUnavailable):
 
 class ServerFault(ClientError, RuntimeError):
     """The server failed while it answered; its log says why."""
+
+
+class MalformedAnswer(ServerFault):
+    """Something answered that cannot be understood, or that no fuserec server says; another attempt may succeed."""

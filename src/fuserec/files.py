@@ -9,14 +9,28 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
+
+_CHUNK_BYTES: Final = 16 * 2**20
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(path: Path, between: Callable[[], object] | None = None) -> str:
+    """Return the SHA-256 of a file as 64 hex digits.
+
+    Args:
+        path: The file.
+        between: Called before each 16 MiB; what it raises ends the reading of a file that may be very large.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while True:
+            if between is not None:
+                between()
+            if not (chunk := file.read(_CHUNK_BYTES)):
+                return digest.hexdigest()
+            digest.update(chunk)
 
 
 def fsync(path: Path) -> None:

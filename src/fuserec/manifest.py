@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -232,19 +233,49 @@ class Manifest:
         model, _, file = name.partition("/")
         return f"{model}/{self.version}/{file}"
 
-    def verify(self, repository: Path) -> None:
-        """Compare the files of a repository with what was published.
+    def paths(self, repository: Path) -> Iterator[Path]:
+        """Yield where the files of this version lie, the manifest first."""
+        yield repository / self.models[0] / str(self.version) / FILE_NAME
+        yield from (repository / self.path_of(name) for name in self.files)
+
+    def verify_configs(self, repository: Path) -> None:
+        """Compare the files that all versions share, `MODEL/config.pbtxt`, with those of some version.
 
         Raises:
-            BundleError: The first file that is missing, of another size, of another hash, or not in the repository.
+            BundleError: One is missing, cannot be read, or was published with no version.
         """
+        try:
+            for model in self.models:
+                _verify_config(repository / model, repository.resolve())
+        except (OSError, RuntimeError) as error:
+            raise BundleError(f"the configurations of {repository} cannot be read: {error!s:.300}") from None
+
+    def verify(self, repository: Path, between: Callable[[], object] | None = None) -> None:
+        """Compare the files of a repository with what was published: all sizes, then all hashes.
+
+        Args:
+            repository: Where the bundle lies.
+            between: Called again and again while files are read; what it raises ends it.
+
+        Raises:
+            BundleError: The first file that is missing, cannot be read, is of another size, of another hash, or not in
+                the repository.
+        """
+        try:
+            self._verify(repository, between)
+        except (OSError, RuntimeError) as error:  # the latter for links that lead in a circle
+            raise BundleError(f"version {self.version} of {repository} cannot be read: {error!s:.300}") from None
+
+    def _verify(self, repository: Path, between: Callable[[], object] | None) -> None:
         root = repository.resolve()
         for name, record in self.files.items():
             path = repository / self.path_of(name)
             _check_there(path, root)
             if (size := path.stat().st_size) != record.bytes:
                 raise BundleError(f"{path} has {size} bytes, the manifest says {record.bytes}; export again")
-            if (digest := sha256(path)) != record.sha256:
+        for name, record in self.files.items():
+            path = repository / self.path_of(name)
+            if (digest := sha256(path, between)) != record.sha256:
                 raise BundleError(
                     f"{path} was changed after it was published: its SHA-256 is {digest[:12]}..., "
                     f"the manifest says {record.sha256[:12]}...; export again"
@@ -277,7 +308,7 @@ def _verify_config(model: Path, root: Path) -> None:
 def version_folders(model: Path) -> dict[int, Path]:
     """Return the version folders of a model, the oldest first; none where there is no such model."""
     found = model.iterdir() if model.is_dir() else []
-    return dict(sorted((int(path.name), path) for path in found if _VERSION.fullmatch(path.name) and path.is_dir()))
+    return dict(sorted((int(path.name), path) for path in found if _VERSION.fullmatch(path.name) and _is_dir(path)))
 
 
 def bundles(repository: Path) -> dict[int, Path]:
@@ -289,7 +320,22 @@ def bundles(repository: Path) -> dict[int, Path]:
     if not repository.is_dir():
         raise BundleError(f"{repository} is not a folder; expected a repository written by `fuserec export`")
     doors = [folder for door in FRONT_DOORS for folder in version_folders(repository / door).values()]
-    return dict(sorted((int(folder.name), folder) for folder in doors if (folder / FILE_NAME).is_file()))
+    return dict(sorted((int(folder.name), folder) for folder in doors if _is_file(folder / FILE_NAME)))
+
+
+def _is_dir(path: Path) -> bool:
+    """Return whether it is a folder; one that may not be looked at is none, and the others stay what they are."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def bundle_folder(repository: Path, version: int | None = None) -> Path:

@@ -146,12 +146,14 @@ class View:
         models: Its models and their versions, those with requests or that are loaded.
         shadows: Its shadows, those with rows.
         ab: Share of the rows of an A/B experiment by version; empty where there is none.
+        devices: `cpu` and `cuda` to the models that compute there, those that say so.
     """
 
     seconds: float
     models: list[ModelView]
     shadows: list[ShadowView]
     ab: dict[str, float]
+    devices: dict[str, list[str]]
 
 
 class _Between:
@@ -230,7 +232,17 @@ def view(before: Scrape, after: Scrape) -> View:
     tried = {version: between.grown(_AB, version=version) for version in after.values(_AB, "version")}
     split = sum(tried.values())
     ab = {version: rows / split for version, rows in tried.items()} if split else {}
-    return View(between.seconds, models, shadows, ab)
+    return View(between.seconds, models, shadows, ab, _devices(after))
+
+
+def _devices(scrape: Scrape) -> dict[str, list[str]]:
+    """Return the models that compute on each device; a version that is no longer served has NaN."""
+    found: dict[str, set[str]] = {}
+    for (name, series), value in scrape.series.items():
+        if name == names.DEVICE.name and value == 1.0:
+            labels = dict(series)
+            found.setdefault(labels["device"], set()).add(labels["model"])
+    return {device: sorted(found[device]) for device in sorted(found)}
 
 
 def shadow_so_far(scrape: Scrape, version: int, candidate: int) -> Shadowed | None:

@@ -44,7 +44,7 @@ class Rig:
         )
 
     def call(self, total_s: float = 1.0) -> Answer:
-        return run_blocking(self.caller.call(MESSAGE, Deadline(total_s, self.clock)))
+        return run_blocking(self.caller.call(MESSAGE, Deadline(total_s, self.clock), lambda answer: answer))
 
     def outstanding(self) -> list[int]:
         return [health.outstanding for health in self.caller.balancer._healths]
@@ -104,7 +104,7 @@ def test_a_call_without_time_is_not_sent() -> None:
     deadline = Deadline(1.0, rig.clock)
     rig.clock.now += 1.0
     with pytest.raises(DeadlineExceeded, match="the 1000 ms of the call had passed before it was sent"):
-        run_blocking(rig.caller.call(MESSAGE, deadline))
+        run_blocking(rig.caller.call(MESSAGE, deadline, lambda answer: answer))
     assert not rig.transport.attempts
 
 
@@ -215,7 +215,7 @@ def test_cancelled_call_is_no_longer_outstanding() -> None:
     rig.transport.first = never  # type: ignore[method-assign, assignment]
 
     async def run() -> None:
-        task = asyncio.create_task(rig.caller.call(MESSAGE, Deadline(1.0, rig.clock)))
+        task = asyncio.create_task(rig.caller.call(MESSAGE, Deadline(1.0, rig.clock), lambda answer: answer))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

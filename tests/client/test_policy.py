@@ -201,6 +201,8 @@ def test_threads_may_share_a_balancer_and_a_budget() -> None:
         ("429", "slow down", ServerOverloaded, None),
         ("NOT_FOUND", "unknown model", ModelNotFound, True),
         ("404", "unknown model", ModelNotFound, True),
+        ("NOT_FOUND", "'recommend' has no available versions", ServerUnavailable, False),
+        ("404", "'recommend' has no available versions", ServerUnavailable, False),
         ("UNAUTHENTICATED", "no token", Unauthorized, True),
         ("403", "no token", Unauthorized, True),
         ("INVALID_ARGUMENT", "k came as 0", InvalidRequest, True),

@@ -1,6 +1,7 @@
 """Calls to servers that are down, silent or not ours end in time with a typed error."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -44,6 +45,28 @@ def silent_port() -> Iterator[int]:
 
 
 @pytest.fixture
+def dripping_port() -> Iterator[int]:
+    """A port where an answer comes byte by byte, each in less time than any single read would be given."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection = listener.accept()[0]
+                    with connection, contextlib.suppress(OSError):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                        while True:
+                            connection.sendall(b"a: b\r\n")
+                            time.sleep(0.02)
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+@pytest.fixture
 def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
@@ -80,6 +103,14 @@ def test_server_silent(scheme: str, caller: type, silent_port: int) -> None:
     assert isinstance(caught.value, DeadlineExceeded | ServerUnavailable)
     if scheme == "http":
         assert "did not answer within 300 ms" in str(caught.value)
+
+
+@pytest.mark.parametrize("caller", [call, call_async], ids=["sync", "async"])
+def test_server_that_drips(caller: type, dripping_port: int) -> None:
+    begin = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="did not answer within 300 ms"):
+        caller(f"http://127.0.0.1:{dripping_port}", 300)
+    assert time.monotonic() - begin < 10, "the answer, which has no end, was waited for"
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,8 @@ def test_rank_and_explain_are_checked_and_read() -> None:
             scores=np.array([[0.9, 0.1, NO_SCORE]], np.float32),
             ratings=np.array([[4.0, NO_SCORE, NO_SCORE]], np.float32),
             ignored=np.array([[1]], np.int32),
-        )
+        ),
+        np.array([1, 2, 3]),
     )
     assert [item for item, _ in ranked] == [3, 1] and len(ranked) == 2 and ranked.ignored == 1
     np.testing.assert_array_equal(ranked.ratings, np.array([4.0, np.nan], np.float32))
@@ -131,7 +132,8 @@ def test_rank_and_explain_are_checked_and_read() -> None:
             contributions=np.array([[0.25, -0.5]], np.float32),
             score=np.array([[0.5]], np.float32),
             baseline=np.array([[0.125]], np.float32),
-        )
+        ),
+        np.array([4, 5, 6]),
     )
     assert list(explanation) == [(5, 0.25), (6, -0.5)] and explanation.score == 0.5 and explanation.baseline == 0.125
 
@@ -191,7 +193,7 @@ def test_what_is_none_scores_minus_infinity(sent: float) -> None:
     scores = np.array([[0.5, 0.25, 0.125], [0.75, sent, sent], [sent, sent, sent]], np.float32)
     scores.flags.writeable = False  # as what came over the wire is
     nothing = np.zeros((3, 1), np.int32)
-    outputs = answer_of(item_ids=rows, scores=scores, fallback=nothing, ignored=nothing)
+    outputs = answer_of(item_ids=rows, scores=scores, fallback=nothing.astype(bool), ignored=nothing)
     answers = unpack(outputs, [check(Query(k=k)) for k in (3, 2, 1)])
     assert [answer.scores.tolist() for answer in answers] == [[0.5, 0.25, 0.125], [0.75, -np.inf], [-np.inf]]
     assert all(answer.scores.dtype == np.float32 for answer in answers)

@@ -196,6 +196,8 @@ def test_autoscaler_reads_what_the_adapter_serves(render: Render) -> None:
 def test_gpus_and_image_volumes(render: Render) -> None:
     spec = pod(render("gpu"))
     assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert spec["containers"][0]["args"][2:] == ["--device", "cuda", "--set", "device_rows=device"]
+    assert len(pod(render("production"))["containers"][0]["args"]) == 2, "without a GPU the command decides"
     [models] = [volume for volume in spec["volumes"] if volume["name"] == "models"]
     assert models["image"]["reference"] == VALUES["gpu"]["models"]["image"]
 

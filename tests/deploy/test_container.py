@@ -129,3 +129,6 @@ def test_gpu_file_asks_for_a_gpu(tmp_path: Path) -> None:
     assert device["capabilities"] == ["gpu"]
     assert service["build"]["target"] == "gpu"
     assert f"AS {service['build']['target']}\n" in DOCKERFILE.read_text()
+    default = re.search(r'^CMD \["--start-timeout", "(\d+)"\]$', DOCKERFILE.read_text(), re.MULTILINE)
+    assert default is not None, "the command of the image has changed, which this one takes the place of"
+    assert service["command"] == ["--start-timeout", default[1], "--device", "cuda"]

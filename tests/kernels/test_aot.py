@@ -18,7 +18,10 @@ from bench.occupancy import occupancy
 from fuserec.kernels import aot
 
 # One of each kernel, and of `sift_kernel` the two that most searches launch.
-MAIN = r"^(sift\[d=128, q=(16, bag|32, lookup)|(screen|pool)$|rescore\[d=128, float16|(keep|block_best\[q=1,).*float16)"
+MAIN = (
+    r"^(sift\[d=128, q=(16, filters|32, plain)|(floor|prune|place)$|prepare\[bag|rescore\[d=128, bfloat16|"
+    r"(keep|block_best\[q=1,).* float16)"
+)
 
 
 def check(archs: tuple[int, ...], match: str) -> None:
@@ -61,7 +64,7 @@ def test_every_fault_is_named(changes: dict[str, object], message: str | None) -
 
 @pytest.mark.parametrize("arch", [arch for arch in aot.COMPUTE_CAPABILITIES if arch >= 80])
 def test_all_integer_products_are_to_use_tensor_cores(arch: int) -> None:
-    found = [variant for variant in aot.variants(arch) if variant.constexprs.get("BLOCK_POOL") and variant.table]
+    found = [variant for variant in aot.variants(arch) if "SAMPLE" in variant.constexprs]
     assert found and all(variant.mma for variant in found)
 
 

@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 
 from fuserec.kernels.aot import COMPUTE_CAPABILITIES
-from fuserec.kernels.search.gpu_config import Shape, choose_config, choose_plan, query_levels, tiles_a_program
+from fuserec.kernels.search.gpu_config import (
+    Shape,
+    choose_config,
+    choose_plan,
+    expected_rescored,
+    query_levels,
+    tiles_a_program,
+)
 
 
 @pytest.mark.parametrize("arch", COMPUTE_CAPABILITIES)
@@ -19,7 +26,6 @@ def test_tiles_of_codes_fit_the_shape(batch: int, dim: int, arch: int) -> None:
     assert config.mma == (arch >= 80)
     assert config.block_q >= min(batch, 16) if config.mma else config.block_q == 1
     assert config.block_n % config.block_best == 0
-    assert config.block_pool <= config.block_d
     # Two halves of the codes of the queries and the tiles in flight fit the least shared memory of 8.x.
     assert config.num_stages * config.block_n * config.block_d <= 96 << 10
 
@@ -51,7 +57,7 @@ def test_a_plan_has_room_for_what_it_lets_through(rows: int, k: int, excluded: i
     shape = Shape(64, rows, 128, min(k, rows), excluded)
     config = choose_config(shape, "int8", 80)
     plan = choose_plan(shape, config)
-    assert min(shape.k, plan.capacity) <= plan.first <= plan.capacity <= rows
+    assert min(shape.k, plan.capacity) <= expected_rescored(shape) <= plan.capacity <= rows
     if plan.tile_stride:
         blocks = rows // config.block_n // plan.tile_stride * (config.block_n // config.block_best)
         assert shape.k / plan.tile_stride < plan.rank <= blocks + config.block_n // config.block_best

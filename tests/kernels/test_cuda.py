@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from fuserec.kernels import Bag, ItemIndex, Lookup
+from fuserec.errors import DeviceMemoryError
+from fuserec.kernels import Bag, ItemIndex, KnownQueries, Lookup
 from fuserec.kernels.search import op
 
 from .checks import assert_same_topk, truth
@@ -147,3 +148,129 @@ def test_the_table_is_copied_to_the_device_once() -> None:
     held = dict(index._resident)
     index.search(np.ones((1, 8), np.float32), 1, backend="cuda")
     assert [index._resident[device] is table for device, table in held.items()] == [True]
+
+
+# --- what only a driver does: graphs, streams, locked memory, forks ---
+
+
+def normals(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@pytest.mark.gpu
+@needs_device
+@pytest.mark.parametrize("k", [10, 100, 1000, 2000])
+def test_graphs_are_replayed_and_answer_for_other_queries(k: int) -> None:
+    index = ItemIndex.build(normals(100_003, 64))
+    on_device = index.to("cuda")
+    for at in range(5):
+        query = normals(3 + at % 2, 64, seed=at)
+        exclude = [np.arange(b, 300, 3) for b in range(len(query))]
+        kept = np.stack([~np.isin(index.ids, ids) for ids in exclude])
+        got = index.search(query, k, exclude=exclude, backend="cuda")
+        assert_same_topk(got._replace(certified=np.ones(len(query), np.bool_)), truth(index, query), k, kept)
+    graphs = [kept.graph for kept in on_device._searcher._kept.values()]
+    assert len(graphs) == (k <= 1024) and None not in graphs
+
+
+@pytest.mark.gpu
+@needs_device
+@pytest.mark.parametrize("rows", ["device", "host"])
+@pytest.mark.parametrize("half", [False, True])
+def test_rows_on_the_host_and_on_the_device_answer_alike(rows: str, half: bool) -> None:
+    index = ItemIndex.build(normals(50_021, 96).astype(np.float16 if half else np.float32))
+    want = index.search(normals(17, 96, seed=1), 100, backend="cpu")
+    index.to("cuda", rows=rows)  # type: ignore[arg-type]
+    got = index.search(normals(17, 96, seed=1), 100, backend="cuda")
+    np.testing.assert_allclose(got.scores, want.scores, rtol=1e-4, atol=1e-4)
+    assert_same_topk(got, truth(index, normals(17, 96, seed=1)), 100)
+
+
+@pytest.mark.gpu
+@needs_device
+def test_tensors_on_a_stream_of_the_caller() -> None:
+    index = ItemIndex.build(normals(50_021, 64))
+    on_device = index.to("cuda")
+    query = normals(8, 64, seed=1)
+    want = index.search(query, 20, exclude=[[b] for b in range(8)], backend="cpu")
+    streams = [torch.cuda.Stream() for _ in range(3)]
+    for at in range(9):
+        with torch.cuda.stream(streams[at % 3]):
+            mine = torch.from_numpy(query).cuda(non_blocking=True)
+            torch.cuda._sleep(1_000_000)  # whoever does not wait in line reads what is not there yet
+            found = on_device.search(mine * 1.0, 20, exclude=torch.arange(8, device="cuda")[:, None])
+            found = on_device.repair(found)
+            assert found.ids.cpu().tolist() == want.ids.tolist()
+
+
+@pytest.mark.gpu
+@needs_device
+def test_a_search_on_the_device_does_not_wait() -> None:
+    on_device = ItemIndex.build(normals(50_021, 64)).to("cuda")
+    query = torch.from_numpy(normals(4, 64, seed=1)).cuda()
+    for _ in range(3):
+        on_device.search(query, 20)
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_device.search(query, 20, exclude=torch.ones((4, 3), dtype=torch.int64, device="cuda"))
+        on_device.search(query, 20)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.gpu
+@needs_device
+def test_known_queries_on_a_device() -> None:
+    index = ItemIndex.build(normals(20_011, 64))
+    vectors = normals(300, 64, seed=1)
+    best = index.search(vectors, 5, backend="cpu").ids
+    excluded = index.excluded_rows(best.reshape(-1), np.arange(0, 1501, 5))
+    known = KnownQueries(index, vectors, excluded, backend="cuda")
+    for at in range(3):
+        rows = np.arange(at, 300, 7)
+        got = known.search(rows, rows, 10)
+        want = index.search(vectors[rows], 10, exclude=excluded.take(rows.tolist()), backend="cpu")
+        assert got.ids.tolist() == want.ids.tolist()
+    vectors[0] = -vectors[0]
+    known.refresh(np.zeros(1, np.int64))
+    got = known.search(np.array([1]), np.array([0]), 10)
+    assert got.ids.tolist() == index.search(vectors[:1], 10, exclude=excluded.take([1]), backend="cpu").ids.tolist()
+
+
+@pytest.mark.gpu
+@needs_device
+def test_a_table_that_does_not_fit_is_refused_with_what_would() -> None:
+    index = ItemIndex.build(normals(10_000, 64))
+    free, _ = torch.cuda.mem_get_info()
+    room = torch.empty(free - (64 << 20) - torch.cuda.memory_reserved(), dtype=torch.uint8, device="cuda")
+    torch.cuda.empty_cache()
+    big = ItemIndex.build(np.resize(normals(1000, 64), (1_000_000, 64)))
+    with pytest.raises(DeviceMemoryError, match='rows="host"') as raised:
+        big.to("cuda")
+    assert 0 < raised.value.fitting_rows < 1_000_000
+    del room
+    assert index.search(normals(1, 64), 3, backend="cuda").certified.all()
+
+
+@pytest.mark.gpu
+@needs_device
+def test_a_fork_is_refused_on_a_device() -> None:
+    code = """
+import os
+import numpy as np
+from fuserec.errors import DeviceError
+from fuserec.kernels import ItemIndex
+index = ItemIndex.build(np.eye(64, dtype=np.float32))
+index.search(np.ones((1, 64), np.float32), 1, backend="cuda")
+child = os.fork()
+if child == 0:
+    try:
+        index.search(np.ones((1, 64), np.float32), 1, backend="cuda")
+    except DeviceError:
+        os._exit(0)
+    os._exit(1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

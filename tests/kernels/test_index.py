@@ -58,14 +58,14 @@ def test_embeddings_of_any_make(embeddings: object) -> None:
     [
         (np.ones(3, np.float32), r"embeddings: got shape \(3,\), expected two dimensions"),
         (np.ones((3, 2)), "embeddings: got dtype float64, expected float32 or float16"),
-        (torch.ones(3, 2, dtype=torch.bfloat16), "embeddings: got dtype torch.bfloat16"),
+        (torch.ones(3, 2).to(torch.float8_e4m3fn), "embeddings: got dtype torch.float8_e4m3fn"),
         (np.ones((0, 2), np.float32), r"embeddings: got shape \(0, 2\), expected 1 to"),
         (np.ones((3, 0), np.float32), r"embeddings: got shape \(3, 0\), expected 1 to"),
         (np.array([[1], [np.nan]], np.float32), "embeddings: got NaN or infinity in the row of item 1"),
         (np.array([[-np.inf], [1]], np.float32), "embeddings: got NaN or infinity in the row of item 0"),
         (np.array([[np.nan], [np.inf]], np.float32), "embeddings: got NaN or infinity in the row of item 0"),
     ],
-    ids=["one_axis", "float64", "bfloat16", "no_rows", "no_columns", "nan", "inf", "nan_and_inf"],
+    ids=["one_axis", "float64", "float8", "no_rows", "no_columns", "nan", "inf", "nan_and_inf"],
 )
 def test_bad_embeddings_are_refused(embeddings: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -13,8 +13,11 @@ import torch
 from fuserec.kernels import Bag, ItemIndex, Lookup, aot
 from fuserec.kernels.filters import as_row_filter
 from fuserec.kernels.query import as_pool
-from fuserec.kernels.search import _cuda, _cuda_inputs, _cuda_sift, _kernel, _kernel_rescore, _kernel_sift
-from fuserec.kernels.search.gpu_config import Shape, SiftPlan, choose_config
+from fuserec.kernels.search import _cuda, _cuda_body, _kernel, _kernel_finish, _kernel_prepare, _kernel_sift
+from fuserec.kernels.search._cuda_request import as_request, fill_from_host
+from fuserec.kernels.search._cuda_table import DeviceTable, to_device_table
+from fuserec.kernels.search.gpu_bucket import GpuSettings
+from fuserec.kernels.search.gpu_config import SiftPlan
 from fuserec.kernels.search.keys import unpack
 
 from .checks import assert_identical_topk, assert_same_topk, truth
@@ -37,26 +40,37 @@ def integers(*shape: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32)
 
 
+def table_of(index: ItemIndex) -> DeviceTable:
+    return to_device_table(
+        index.embeddings,
+        index.ids,
+        index.codes,
+        torch.device("cpu"),
+        normalize=index.metric == "cosine",
+        max_abs=index.max_abs,
+    )
+
+
 def use_plan(monkeypatch: pytest.MonkeyPatch, **changes: int) -> None:
     """Sample every second tile and let few rows through, as a table of millions would."""
-    plan = replace(SiftPlan(tile_stride=2, rank=9, capacity=256, first=48), **changes)
-    monkeypatch.setattr(_cuda, "choose_plan", lambda shape, config: plan)
+    plan = replace(SiftPlan(tile_stride=2, rank=9, capacity=256), **changes)
+    monkeypatch.setattr(_cuda_body, "choose_plan", lambda shape, config: plan)
 
 
 # --- the bound ---
 
 
-def bounds_of(table: Floats, query: object, *, normalize: bool = False) -> npt.NDArray[np.float32]:
+def bounds_of(table: Floats, query: object) -> npt.NDArray[np.float32]:
     """Return the bound (B, N) of every row."""
     index = ItemIndex.build(table)
-    device = _cuda_inputs.to_device_table(index.embeddings, index.row_codes(), "cpu")
     pool = as_pool(query, table.shape[1])
-    out = as_row_filter(None, None, ids=index.ids, batch=pool.batch)
-    given = _cuda_inputs.to_device_query(pool, out, normalize=normalize, rows=len(table), device="cpu")
-    config = choose_config(Shape(pool.batch, *table.shape, K), "int8", 80)
+    request = as_request(pool, as_row_filter(None, None, ids=index.ids, batch=pool.batch))
+    body = _cuda_body.Body(table_of(index), request.bucket(K), request.source, 80, is_staged=True)
+    fill_from_host(body.inputs, request, K)
     with np.errstate(all="ignore"):
-        sifted = _cuda_sift.sift(device, given, config, SiftPlan(0, 0, len(table), len(table)))
-    rows, bounds = unpack(np.sort(sifted.keys.numpy()))
+        body._prepare()
+        body._sift()
+    rows, bounds = unpack(np.sort(body._scratch["keys"].numpy()))
     found = np.empty_like(bounds)
     np.put_along_axis(found, rows, bounds, axis=1)
     return found
@@ -116,17 +130,16 @@ def test_lookups_and_bags_with_filters(monkeypatch: pytest.MonkeyPatch, kind: st
     assert_identical_topk(got, truth(index, query), K, kept)
 
 
-def test_near_ties_take_more_rows_than_the_first_proof_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_plan(monkeypatch, first=6)
+def test_near_ties_are_all_scored_and_the_first_proof_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_plan(monkeypatch)
     table = normals(ROWS, DIM)
     # Fifty that the codes cannot tell apart.
     table[::12] = 2 * np.abs(table[0]) + normals(50, DIM, seed=2) * np.float32(1e-4)
     index = ItemIndex.build(table)
     query = np.abs(normals(2, DIM, seed=1))
     got = index.search(query, K, backend="interpret")
-    assert_same_topk(got._replace(certified=np.ones(2, np.bool_)), truth(index, query), K)
-    assert not got.certified.any()
-    assert ((got.rescored > 6) & (got.rescored < ROWS)).all(), "the rows let through were enough"
+    assert_same_topk(got, truth(index, query), K)
+    assert ((got.rescored >= 50) & (got.rescored < ROWS)).all(), "the rows let through were enough"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +181,7 @@ def test_a_table_that_fits_float16_is_kept_in_it() -> None:
         index = ItemIndex.build(index.embeddings, codes=codes)
         got = index.search(query, K, backend="interpret")
         assert_same_topk(got, truth(index, query), K)
-        assert index._resident["cpu"].items.dtype == torch.float16
+        assert index.on_device("interpret").row_dtype == "float16"
 
 
 @pytest.mark.parametrize("k", [3, 16, 17])
@@ -209,15 +222,19 @@ class Recorder:
 def test_what_is_launched_is_what_is_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = [(v.kernel.fn.__name__, {**v.constexprs, **v.options}) for v in aot.variants(80)]
     launches: list[tuple[str, dict[str, object]]] = []
-    for module in (_kernel, _kernel_rescore, _kernel_sift):
+    for module in (_kernel, _kernel_finish, _kernel_prepare, _kernel_sift):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name), launches))
-    monkeypatch.setattr(_cuda, "_device", lambda interpret: "cpu")  # it looks at the kernels
     use_plan(monkeypatch, rank=5)
-    query = Bag(integers(9, 128), [0, 3, 5], [0, 1, 3], [1.0, 2.0, 0.5])
+    pool = as_pool(Bag(integers(9, 128), [0, 3, 5], [0, 1, 3], [1.0, 2.0, 0.5]), 128)
     for codes, k in (("int8", K), ("none", K), ("none", 20)):
         index = ItemIndex.build(integers(300, 128) + 0.3, codes=codes, metric="cosine")  # type: ignore[arg-type]
-        index.search(query, k, exclude=[[1], [2]], allow=np.ones(300, np.bool_), backend="interpret")
+        out = as_row_filter([[1], [2]], np.ones(300, np.bool_), ids=index.ids, batch=2)
+        source = _cuda_body.Source(None, torch.tensor([0, 2]), torch.tensor([3, 4]), 2)
+        request = as_request(pool, out)
+        request = replace(request, arrays=request.arrays | {"lists": np.zeros(2, np.int64)}, source=source)
+        answer = _cuda.Searcher(table_of(index), GpuSettings(), source).search(request, k)
+        assert not np.isin(answer.ids[0], [1, 3, 4]).any() and not np.isin(answer.ids[1], [2, 3, 4]).any()
     assert {name for name, _ in launches} == {name for name, _ in compiled}
     for launch in launches:
         assert launch in compiled, launch

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from bench._candidates import put_version
+from fuserec import journal
 from fuserec.traffic import AB, Experiment, Traffic
 
 
@@ -24,3 +26,17 @@ def test_what_is_wrong_is_said(fuserec: Callable[..., tuple[int, str]], reposito
     (copy / "recommend" / "1" / "items.parquet").write_bytes(b"")
     status, printed = fuserec("serve", copy, "--check")
     assert status == 1 and "items.parquet has 0 bytes" in printed
+    assert "there is no other that a start could serve" in printed
+
+
+def test_what_a_start_would_serve_is_said(
+    fuserec: Callable[..., tuple[int, str]], repository: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(repository, tmp_path / "repository"))
+    put_version(copy)
+    journal.record(copy, journal.SERVED, 1, journal.START)
+    status, printed = fuserec("serve", copy, "--check", "--json")
+    assert status == 0 and "serves version 1, which has answered before" in json.loads(printed)["a start"]
+    (copy / "recommend" / "2" / "items.parquet").write_bytes(b"")
+    status, printed = fuserec("serve", copy, "--check")
+    assert status == 1 and "a start serves version 1 in its place" in printed

@@ -11,30 +11,104 @@ import numpy as np
 import pytest
 
 from fuserec.contract import USER_TOWER
-from fuserec.errors import BundleError
+from fuserec.errors import BundleError, DeviceError
 from fuserec.manifest import EngineRecord, Manifest, bundle_folder
-from fuserec.serve import engines, pipeline
-from fuserec.serve.engines import DISABLED, OnnxRuntimeEngine, check_runtime, choose_target, device_target, open_engine
+from fuserec.serve import engine_choice, pipeline
+from fuserec.serve.device import CPU, Device
+from fuserec.serve.engine_choice import Choice, check_provider, check_runtime, choose_engine, open_engine
+from fuserec.serve.engines import CUDA_PROVIDER, DISABLED, Engine, OnnxRuntimeEngine, Tensors
+from fuserec.serve.probe import device_target
 
-ENGINES = {name: EngineRecord(f"engines/{name}", "any", "1", "int8", 0.0, 0.0, {}) for name in ("cpu", "sm89")}
+ENGINES = {
+    name: EngineRecord(f"engines/{name}", "any", "1", "int8", 0.0, 0.0, {}) for name in ("cpu", "sm89", "tensorrt-sm90")
+}
+ALL_PROVIDERS = ["TensorrtExecutionProvider", CUDA_PROVIDER, "CPUExecutionProvider"]
+CPU_PROVIDERS = ["CPUExecutionProvider"]
 
 
-@pytest.mark.parametrize(("device", "expected"), [(None, "cpu"), ("sm89", "sm89")])
-def test_engine_that_suits_the_device(device: str | None, expected: str) -> None:
-    assert choose_target(ENGINES, device) == expected
+def gpu(target: str) -> Device:
+    return Device("cuda", "a test", target)
 
 
-def test_idle_gpu_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("device", "providers", "expected"),
+    [
+        pytest.param(CPU, ALL_PROVIDERS, Choice("cpu", "cpu"), id="the CPU"),
+        pytest.param(Device("interpret", "a test"), ALL_PROVIDERS, Choice("cpu", "cpu"), id="interpreted kernels"),
+        pytest.param(gpu("sm89"), ALL_PROVIDERS, Choice("sm89", "tensorrt"), id="TensorRT-RTX"),
+        pytest.param(gpu("sm89"), CPU_PROVIDERS, Choice("sm89", "tensorrt"), id="TensorRT-RTX needs no provider"),
+        pytest.param(gpu("sm90"), ALL_PROVIDERS, Choice("tensorrt-sm90", "tensorrt"), id="TensorRT"),
+        pytest.param(gpu("sm86"), ALL_PROVIDERS, Choice("cpu", "cuda"), id="no engine, a provider"),
+    ],
+)
+def test_engine_that_suits_the_device(device: Device, providers: list[str], expected: Choice) -> None:
+    assert choose_engine(ENGINES, device, providers) == expected
+
+
+def test_network_that_leaves_the_gpu_idle_says_so() -> None:
+    choice = choose_engine(ENGINES, gpu("sm86"), CPU_PROVIDERS)
+    assert (choice.target, choice.on) == ("cpu", "cpu")
+    assert choice.idle == (
+        "the bundle has no engine for sm86 (it has cpu, sm89, tensorrt-sm90), and ONNX Runtime no "
+        "CUDAExecutionProvider (pip install onnxruntime-gpu)"
+    )
+
+
+def test_idle_gpu_is_logged(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert choose_target(ENGINES, "sm90") == "cpu"
-    assert "no engine for sm90" in caplog.text
+        open_engine(bundle, Manifest.read(bundle), USER_TOWER, device=gpu("sm86"))
+    assert "user_tower runs on the CPU: the bundle has no engine for sm86" in caplog.text
 
 
-def test_bundle_without_a_fitting_engine() -> None:
-    with pytest.raises(BundleError, match="engines for sm89; this machine has no GPU; export again$"):
-        choose_target({"sm89": ENGINES["sm89"]}, None)
-    with pytest.raises(BundleError, match="engines for sm89; this machine has sm86; export again with --target sm86$"):
-        choose_target({"sm89": ENGINES["sm89"]}, "sm86")
+@pytest.mark.parametrize(("device", "wanted"), [(CPU, "cpu"), (gpu("sm86"), "sm86")])
+def test_bundle_without_a_fitting_engine(device: Device, wanted: str) -> None:
+    with pytest.raises(BundleError, match=rf"engines for sm89, and the device is {device.kind} .*--target {wanted}$"):
+        choose_engine({"sm89": ENGINES["sm89"]}, device, ALL_PROVIDERS)
+
+
+def test_provider_that_does_not_start_is_no_silent_cpu(bundle: Path) -> None:
+    """ONNX Runtime leaves a provider out that it does not have, warns, and computes on the CPU."""
+    path = bundle / Manifest.read(bundle).parts[USER_TOWER].engines["cpu"].file
+    said = r"did not start CUDAExecutionProvider and would run user_tower\.cpu\.onnx by CPUExecutionProvider"
+    with pytest.warns(UserWarning, match="not in available provider names"), pytest.raises(DeviceError, match=said):
+        OnnxRuntimeEngine(path, provider=CUDA_PROVIDER)
+
+
+def test_provider_that_does_not_start_ends_the_opening(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "providers_here", lambda: ALL_PROVIDERS)
+    with pytest.warns(UserWarning), pytest.raises(DeviceError, match="did not start"):
+        open_engine(bundle, Manifest.read(bundle), USER_TOWER, device=gpu("sm86"))
+
+
+class Scaled:
+    """An engine whose outputs are off by a factor."""
+
+    def __init__(self, engine: Engine, factor: float) -> None:
+        self._engine, self._factor = engine, np.float32(factor)
+
+    def run(self, inputs: Tensors) -> Tensors:
+        return {name: values * self._factor for name, values in self._engine.run(inputs).items()}
+
+
+def test_provider_is_compared_with_the_cpu(bundle: Path) -> None:
+    record = Manifest.read(bundle).parts[USER_TOWER]
+    engine = OnnxRuntimeEngine(bundle / record.engines["cpu"].file, fuse=False)
+    check_provider(Scaled(engine, 1.0001), engine, record, USER_TOWER)
+    for wrong in (1.2, 0.0, float("nan")):
+        with pytest.raises(DeviceError, match=r"user_tower by CUDAExecutionProvider differs from the CPU by"):
+            check_provider(Scaled(engine, wrong), engine, record, USER_TOWER)
+
+
+def test_onnx_runtime_for_gpus_counts_as_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is another distribution of the same module."""
+
+    def version(name: str) -> str:
+        if name != "onnxruntime-gpu":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.31.1"
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    check_runtime(EngineRecord("e", "onnxruntime", "1.31.0", "int8", 0.0, 0.0, {}), "cpu")
 
 
 def test_open_engine_runs_the_bundle(bundle: Path) -> None:
@@ -97,12 +171,11 @@ def test_engine_that_cannot_run_here_is_refused_unread(
     manifest = Manifest.read(bundle)
     built = manifest.parts[USER_TOWER].engines
     built[target] = dataclasses.replace(built[target], **record)
-    monkeypatch.setattr(engines, "device_target", lambda: None if target == "cpu" else target)
-    monkeypatch.setattr(engines, "_installed", lambda engine: {"cpu": "1.31.1"}.get(target, "1.7.1.116"))
-    monkeypatch.setattr(engines, "OnnxRuntimeEngine", refuse_to_read)
-    monkeypatch.setattr(engines, "TensorRTEngine", refuse_to_read)
+    monkeypatch.setattr(engine_choice, "_installed", lambda engine: {"cpu": "1.31.1"}.get(target, "1.7.1.116"))
+    monkeypatch.setattr(engine_choice, "OnnxRuntimeEngine", refuse_to_read)
+    monkeypatch.setattr(engine_choice, "TensorRTEngine", refuse_to_read)
     with pytest.raises(BundleError, match=message):
-        open_engine(bundle, manifest, USER_TOWER)
+        open_engine(bundle, manifest, USER_TOWER, device=CPU if target == "cpu" else gpu(target))
 
 
 def test_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,4 +226,18 @@ def test_tensorrt_engine_equals_onnx_runtime(checkpoint_folder: Path, tmp_path: 
     feed = {"user": np.array([1, 0]), "history": np.array([[0, 5], [7, 9]])}
     on_gpu = TensorRTEngine(engines / f"user_tower.{target}.engine", "tensorrt-rtx").run(feed)["user_vector"]
     on_cpu = OnnxRuntimeEngine(engines / "user_tower.cpu.onnx").run(feed)["user_vector"]
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    device_target() is None or CUDA_PROVIDER not in engine_choice.providers_here(),
+    reason="needs a CUDA device and onnxruntime-gpu",
+)
+def test_cuda_provider_equals_the_cpu(bundle: Path) -> None:
+    manifest = Manifest.read(bundle)
+    path = bundle / manifest.parts[USER_TOWER].engines["cpu"].file
+    feed = {"user": np.array([1, 0]), "history": np.array([[0, 5], [7, 9]])}
+    on_gpu = OnnxRuntimeEngine(path, provider=CUDA_PROVIDER, fuse=False).run(feed)["user_vector"]
+    on_cpu = OnnxRuntimeEngine(path, fuse=False).run(feed)["user_vector"]
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-2)

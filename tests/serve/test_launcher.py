@@ -58,6 +58,19 @@ def test_without_the_wheel_the_error_knows_the_python(
         find_binary()
 
 
+@pytest.mark.parametrize("version", ["2.0.0", "2.5.5", "3.0.0rc1"])
+def test_numpy_that_the_bundled_server_misreads_is_refused(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """Its models would answer every element as the first one, without a word."""
+    monkeypatch.setattr("numpy.__version__", version)
+    with pytest.raises(LaunchError, match=rf"numpy {version} is installed, .*pip install 'numpy<2'"):
+        find_binary()
+
+
+def test_numpy_is_of_no_account_to_another_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numpy.__version__", "2.5.5")
+    assert find_binary(script(tmp_path / "server", "exit 0")).wheel is None
+
+
 def test_bundled_binary_is_recognized_by_its_path() -> None:
     bundled = find_binary()
     assert find_binary(bundled.path) == bundled
@@ -71,7 +84,7 @@ def test_server_that_dies_shows_the_end_of_its_log(repository: Path, tmp_path: P
     assert "real problem" in str(caught.value)
 
 
-def test_log_keeps_what_a_server_said_before_it_was_started_anew(repository: Path, tmp_path: Path) -> None:
+def test_log_keeps_what_was_said_before_a_start(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     log.write_text("of another day\n")
     binary = script(tmp_path / "server", f"echo start >> {tmp_path}/starts; wc -l < {tmp_path}/starts; exit 3")
@@ -79,7 +92,7 @@ def test_log_keeps_what_a_server_said_before_it_was_started_anew(repository: Pat
     for _ in range(2):
         with pytest.raises(LaunchError, match="ended with exit status 3"):
             server.start()
-    assert log.read_text().split() == ["1", "2"]
+    assert log.read_text().splitlines() == ["of another day", "1", "2"]
 
 
 def test_log_may_go_to_stderr(repository: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

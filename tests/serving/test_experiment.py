@@ -27,7 +27,7 @@ def tried(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A server of version 1, with a version 2 of the same content beside it."""
     copy = Path(shutil.copytree(repository, tmp_path_factory.mktemp("tried") / "repository"))
     with Server(copy, address=Address.free()) as server:
-        rollout.publish(repository, copy, kind=SHADOW, share=0.001)
+        rollout.publish(repository, copy, kind=SHADOW, share=0.001, force=True)
         yield server
 
 

@@ -163,7 +163,7 @@ def test_swap_and_rollback(kept: Serving, repository: Path) -> None:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    assert fuserec("publish", str(repository), "--to", url)["served"] == 2
+    assert fuserec("publish", str(repository), "--to", url, "--force")["served"] == 2
     assert fuserec("rollback", url)["served"] == 1
     assert fuserec("traffic", url) | {"pinned": True} == fuserec("traffic", url)
     with Recommender(url, timeout_ms=20_000) as recommender:

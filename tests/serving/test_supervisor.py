@@ -125,7 +125,7 @@ def test_swap_under_load_loses_nothing(supervised: Supervised, repository: Path)
     server = supervised.server
     callers = Callers(server)
     try:
-        assert rollout.publish(repository, server.repository) == 2
+        assert rollout.publish(repository, server.repository, force=True) == 2
         supervised.wait_for("version 2 is served")
         wait_until(lambda: callers.versions[-1:] == ["2"], "an answer from version 2")
         assert rollout.roll_back(server.repository) == 1

@@ -94,6 +94,25 @@ def export(
                     on_step=steps, on_build=steps.advance,
                 )  # fmt: skip
     _show_manifest(manifest, repository, as_json)
+    _say_what_stays_served(manifest.version, repository)
+
+
+def _say_what_stays_served(version: int, repository: Path) -> None:
+    """Say on stderr that another version is pinned: its servers do not turn to a new one by themselves."""
+    from fuserec.errors import BundleError
+    from fuserec.traffic import Traffic
+
+    try:
+        pinned = Traffic.read(repository).serve
+    except BundleError as error:
+        typer.echo(f"what is served cannot be told: {error}", err=True)
+        return
+    if pinned is not None and pinned != version:
+        typer.echo(
+            f"version {pinned} is pinned in {repository} and stays served; "
+            f"`fuserec traffic {repository} --serve newest` turns to version {version}",
+            err=True,
+        )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import signal
@@ -26,6 +27,10 @@ def serve(
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE of instances, stage_instances, queue_size, queue_timeout_ms, …"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cpu or cuda, where search and networks run; cuda refuses to start where it cannot."),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Look the repository over, answer one question, and start nothing.")
@@ -55,24 +60,38 @@ def serve(
     from fuserec.serve.logs import JSON, log_to
     from fuserec.serve.observing import Observing
     from fuserec.serve.settings import ServingConfig
-    from fuserec.serve.state import noted, state_folder
-    from fuserec.serve.supervisor import Supervisor
+    from fuserec.serve.state import log_file, noted
+    from fuserec.serve.supervisor import Supervisor, start_with_good
 
-    config = ServingConfig.parse(settings or [])
+    config = ServingConfig.parse([*(settings or []), *([f"device={device}"] if device is not None else [])])
     observing = Observing(log_format=log_format, slow_ms=slow_ms, otlp=otlp, trace_rate=trace_rate)
     if log_format == JSON:
         log_to(sys.stderr, JSON)
     if check:
         from fuserec.serve.check import check_repository
+        from fuserec.serve.state import notes
 
-        found = {checked.what: checked.found for checked in check_repository(repository, binary=tritonserver)}
+        found = {
+            checked.what: checked.found
+            for checked in check_repository(repository, settings=config, binary=tritonserver)
+        }
+        # What is answered from at this moment may be another version.
+        found |= {
+            f"{note.host}:{note.ports['grpc']}": f"serves version {note.status.served}"
+            for note in notes()
+            if note.status is not None and note.repository == repository.absolute()
+        }
         typer.echo(json.dumps(found, indent=2)) if as_json else display.facts(found)
         return
     address = Address(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
-    log = log or state_folder() / f"server-{grpc_port}.log"
+    log = log or log_file(grpc_port)
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    # A terminal that is closed ends what runs in it; a service without one has nothing to end for.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler if sys.stdin.isatty() else signal.SIG_IGN)
+    say = logger.warning if log_format == JSON else typer.echo
     server = Server(
         repository,
         address=address,
@@ -85,15 +104,16 @@ def serve(
     try:
         with display.steps() as on_step:
             on_step(f"starting the server over {repository}")
-            server.start()
-        with noted(address, server.repository):
+            start_with_good(server, say)
+        with noted(address, server.repository) as notebook:
             display.serving(server.manifest, server)
-            Supervisor(server, on_event=logger.warning if log_format == JSON else typer.echo).run()
+            Supervisor(server, on_event=say, on_status=notebook.write).run()
     except KeyboardInterrupt:
-        typer.echo("stopping")
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            typer.echo("stopping")
     finally:
         # A second signal must not leave half of it running.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         server.stop()
 

@@ -31,11 +31,12 @@ from fuserec.client._wire import (
     unpack_explain,
     unpack_rank,
 )
-from fuserec.contract import EXPLAIN, MAX_BATCH, RANK
+from fuserec.contract import CANDIDATES, EXPLAIN, HISTORY, MAX_BATCH, MAX_HISTORY, RANK
 from fuserec.errors import (
     ClientError,
     DeadlineExceeded,
     InvalidRequest,
+    MalformedAnswer,
     ModelNotFound,
     ServerFault,
     ServerOverloaded,
@@ -51,6 +52,7 @@ __all__ = [
     "DeadlineExceeded",
     "Explanation",
     "InvalidRequest",
+    "MalformedAnswer",
     "ModelNotFound",
     "Query",
     "Ranked",
@@ -111,7 +113,7 @@ class AsyncRecommender(BaseClient):
             ServerUnavailable: Nobody listens there, or the server sheds load (`ServerOverloaded`).
             ModelNotFound: The server does not serve a fuserec repository.
             Unauthorized: The server does not accept the token or the certificate.
-            ServerFault: The server failed.
+            ServerFault: The server failed, or what it said is no answer (`MalformedAnswer`).
         """
         query = Query(user_id, history, k, exclude, allow, rules, text, history_only)
         deadline, headers = self._begin(timeout_ms, traceparent)
@@ -172,7 +174,10 @@ class AsyncRecommender(BaseClient):
         """
         deadline, headers = self._begin(timeout_ms, traceparent)
         tensors = pack_rank(user_id, history, candidates, history_only=history_only)
-        return unpack_rank(await self._call(RANK, tensors, deadline, headers))
+        ids = tensors[CANDIDATES][0]
+        return await self._call(
+            RANK, tensors, 1 + 3 * len(ids), lambda answer: unpack_rank(answer, ids), deadline, headers
+        )
 
     async def explain(
         self: BaseClient,
@@ -199,7 +204,9 @@ class AsyncRecommender(BaseClient):
         """
         deadline, headers = self._begin(timeout_ms, traceparent)
         tensors = pack_explain(user_id, history, item_id, history_only=history_only)
-        return unpack_explain(await self._call(EXPLAIN, tensors, deadline, headers))
+        given = tensors[HISTORY][0]
+        read = functools.partial(unpack_explain, history=given)
+        return await self._call(EXPLAIN, tensors, 2 + 2 * MAX_HISTORY, read, deadline, headers)
 
     async def close(self: BaseClient) -> None:
         """Let go of the connections; calls fail from now on. Nothing happens the second time."""

@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 from fuserec.client._policy import (
     TLS,
@@ -32,14 +32,24 @@ from fuserec.client._wire import (
     Recommendations,
     Row,
     Tensors,
+    most_bytes,
     of_ids,
     pack,
     unpack,
 )
 from fuserec.contract import RECOMMEND
-from fuserec.errors import ClientError, DeadlineExceeded, InvalidRequest, ServerFault, ServerUnavailable
+from fuserec.errors import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidRequest,
+    MalformedAnswer,
+    ServerFault,
+    ServerUnavailable,
+)
 
 Fallback = Callable[[ClientError, Query], Recommendations | Sequence[int] | None]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +64,7 @@ class Caller:
     Args:
         transport: What sends and waits.
         endpoints: How many endpoints it has.
-        retries: Attempts after the first, on `ServerUnavailable` only.
+        retries: Attempts after the first, on `ServerUnavailable` and `MalformedAnswer` only.
         hedge_after_s: After this time without an answer a second attempt is made beside the first; None for never.
         clock: Seconds that only grow.
         randomness: For the choice of endpoints and the length of pauses.
@@ -76,8 +86,14 @@ class Caller:
         self.balancer = Balancer(endpoints, clock=clock, randomness=self._random)
         self.budget = RetryBudget(clock=clock)
 
-    async def call(self, message: Message, deadline: Deadline) -> Answer:
+    async def call(self, message: Message, deadline: Deadline, read: Callable[[Answer], T]) -> T:
         """Return the answer to a message.
+
+        Args:
+            message: What is asked.
+            deadline: When it has ended.
+            read: What makes a result of an answer. One that it refuses (`MalformedAnswer`) counts against the endpoint
+                that gave it, and another one is asked.
 
         Raises:
             ClientError: The last attempt's.
@@ -89,8 +105,8 @@ class Caller:
         retry = 0
         while True:
             try:
-                return await self._attempt(message, deadline, tried)
-            except ServerUnavailable as error:
+                return await self._attempt(message, deadline, read, tried)
+            except (ServerUnavailable, MalformedAnswer) as error:
                 error.attempts = len(tried)
                 pause_s = backoff_s(retry, self._random)
                 if retry >= self._retries or pause_s >= deadline.left_s() or not self.budget.withdraw():
@@ -103,15 +119,15 @@ class Caller:
                 raise
             retry += 1
 
-    async def _attempt(self, message: Message, deadline: Deadline, tried: list[int]) -> Answer:
+    async def _attempt(self, message: Message, deadline: Deadline, read: Callable[[Answer], T], tried: list[int]) -> T:
         attempt = self.balancer.pick(tried)
         tried.append(attempt.place)
         # An attempt for which the deadline comes first needs no hedge, and a plain call is the faster one.
         if self._hedge_after_s is not None and self._hedge_after_s < deadline.left_s():
-            return await self._hedged(message, deadline, tried, attempt)
+            return await self._hedged(message, deadline, read, tried, attempt)
         healthy: bool | None = None  # stays so when the caller is interrupted
         try:
-            answer = await self._transport.send(attempt.place, message, deadline.left_s())
+            answer = read(await self._transport.send(attempt.place, message, deadline.left_s()))
             healthy = True
             return answer
         except ClientError as error:
@@ -124,9 +140,10 @@ class Caller:
         self,
         message: Message,
         deadline: Deadline,
+        read: Callable[[Answer], T],
         tried: list[int],
         attempt: Attempt,
-    ) -> Answer:
+    ) -> T:
         """Send a second attempt if the first one takes long (Dean and Barroso, 2013); the first answer wins."""
         flights: dict[Flight, Attempt] = {}
         wait_s = self._hedge_after_s
@@ -145,7 +162,7 @@ class Caller:
                 for flight in done:
                     settled, healthy = flights.pop(flight), None
                     try:
-                        answer = flight.result()
+                        answer = read(flight.result())
                         healthy = True
                         # Who is overtaken by an attempt sent so much later is slow enough to count as failing.
                         outpaced = False if settled is not attempt else None
@@ -197,8 +214,8 @@ class BaseClient:
             timeout_ms: Milliseconds that a call may take in all, where it does not say itself: retries, hedges and
                 the wait for a connection included. The server is told what is left, and drops what would be late.
             retries: Attempts after the first, each at another endpoint if there is one, and only when nobody served
-                the call (`ServerUnavailable`). All calls of a client share a budget, so that an outage is not
-                multiplied: in the long run at most one call in five is sent twice.
+                the call (`ServerUnavailable`, `MalformedAnswer`). All calls of a client share a budget, so that an
+                outage is not multiplied: in the long run at most one call in five is sent twice.
             hedge_after_ms: Send a second attempt to another endpoint when this time has passed without an answer, and
                 take the answer that comes first; the p95 of the latency is a good choice. Paid from the same budget.
             tls: True, or which certificates to use; `grpcs://` and `https://` with public certificates need none.
@@ -240,15 +257,28 @@ class BaseClient:
             headers["traceparent"] = traceparent
         return deadline, headers
 
-    async def _call(self, model: str, tensors: Tensors, deadline: Deadline, headers: dict[str, str]) -> Answer:
-        return await self._caller.call(Message(model, tensors, headers, deadline.total_s), deadline)
+    async def _call(
+        self,
+        model: str,
+        tensors: Tensors,
+        numbers: int,
+        read: Callable[[Answer], T],
+        deadline: Deadline,
+        headers: dict[str, str],
+    ) -> T:
+        """Ask a model for an answer of at most so many numbers, and return what `read` makes of it."""
+        message = Message(model, tensors, headers, deadline.total_s, most_bytes(numbers))
+        return await self._caller.call(message, deadline, read)
 
     async def _ask(
         self, queries: Sequence[Query], rows: Sequence[Row], deadline: Deadline, headers: dict[str, str]
     ) -> list[Recommendations]:
         """Answer queries with one request."""
         try:
-            return unpack(await self._call(RECOMMEND, pack(rows), deadline, headers), rows)
+            numbers = len(rows) * (3 + 2 * max(row.k for row in rows))
+            return await self._call(
+                RECOMMEND, pack(rows), numbers, lambda answer: unpack(answer, rows), deadline, headers
+            )
         except (DeadlineExceeded, ServerUnavailable, ServerFault) as error:
             answers = []
             for query, row in zip(queries, rows, strict=True):

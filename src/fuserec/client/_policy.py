@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from fuserec.client._proxy import is_loopback
+from fuserec.client._tensors import readable
 from fuserec.client._wire import Answer, Message
 from fuserec.errors import (
     ClientError,
     DeadlineExceeded,
     InvalidRequest,
+    MalformedAnswer,
     ModelNotFound,
     ServerFault,
     ServerOverloaded,
@@ -99,9 +102,19 @@ class Endpoint:
         return cls(found[1] or "grpc", f"{found[3]}:{found[4]}", secured)
 
     @property
+    def host(self) -> str:
+        """Its name or address, an IPv6 address without brackets."""
+        return self.authority.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return int(self.authority.rpartition(":")[2])
+
+    @property
     def is_loopback(self) -> bool:
         """Whether it is on this machine."""
-        return self.authority.startswith(("127.", "localhost:", "[::1]:"))
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"{self.scheme}{'s' if self.tls else ''}://{self.authority}"
@@ -273,7 +286,9 @@ def of_status(status: str, said: str, *, endpoint: str, model: str, total_s: flo
         total_s: What the whole call might take.
     """
     # A model has no better state than CANCELLED for a request that it ends, which server 2.51 makes 400 over HTTP.
-    if status in ("DEADLINE_EXCEEDED", "CANCELLED", "499", "504") or said.startswith("deadline exceeded: "):
+    is_late = status in ("DEADLINE_EXCEEDED", "CANCELLED", "499", "504") or said.startswith("deadline exceeded: ")
+    said = readable(said)
+    if is_late:
         return DeadlineExceeded(
             f"{endpoint} did not answer within {total_s * 1e3:.0f} ms; allow more with timeout_ms, or see its load"
         )
@@ -283,7 +298,9 @@ def of_status(status: str, said: str, *, endpoint: str, model: str, total_s: flo
         return ServerOverloaded(f"{endpoint} has more to do than it accepts: {said}; call less often, or add servers")
     # A process of the model has died; the others are well, and the supervisor is about to bring it back.
     died = "Stub process" in said and "not healthy" in said
-    if status in ("UNAVAILABLE", "502", "503") or died:
+    # A server that ends takes its models away first; another one may have them.
+    ends = "no available versions" in said
+    if status in ("UNAVAILABLE", "502", "503") or died or ends:
         return ServerUnavailable(f"{endpoint} is not available: {said}; is `fuserec serve` running there?")
     if status in ("NOT_FOUND", "404"):
         return ModelNotFound(f"{endpoint} has no model {model!r}: {said}; is it a fuserec repository?")
@@ -291,6 +308,9 @@ def of_status(status: str, said: str, *, endpoint: str, model: str, total_s: flo
         return Unauthorized(f"{endpoint} does not let this client in: {said}; see token and tls")
     if status in ("INVALID_ARGUMENT", "400", "413"):
         return InvalidRequest(f"{endpoint} refused the call to {model!r}: {said}")
+    # The words of the gRPC library, which has looked at the length of the answer before it was taken apart.
+    if status == "UNIMPLEMENTED" or (status == "RESOURCE_EXHAUSTED" and said.startswith("CLIENT: Received")):
+        return MalformedAnswer(f"{endpoint} gave no answer that can be used: {said}; is it a fuserec server?")
     return ServerFault(f"{endpoint} failed in {model!r} ({status or 'no status'}): {said}; see the server's log")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -11,10 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuserec import contract
-from fuserec.errors import InvalidRequest, ServerFault
+from fuserec.errors import InvalidRequest, MalformedAnswer
 from fuserec.rules import Rules
 
 Tensors = dict[str, NDArray[Any]]
+# What an answer may have in bytes: so much for each number of it, as JSON writes one, beside names and shapes.
+_BYTES_A_NUMBER, _BYTES_BESIDE = 48, 64 * 1024
+MOST_ANSWER_BYTES = _BYTES_BESIDE + _BYTES_A_NUMBER * 2 * contract.MAX_BATCH * contract.MAX_K
+_LONGEST_VERSION = 64
 _NO_IDS = np.empty(0, dtype=np.int64)
 
 
@@ -27,12 +32,14 @@ class Message:
         tensors: Its inputs by name.
         headers: HTTP headers or gRPC metadata.
         total_s: What the whole call may take, for the texts of errors.
+        most_bytes: What its answer may have, before it is decompressed or parsed and after.
     """
 
     model: str
     tensors: Tensors
     headers: dict[str, str]
     total_s: float
+    most_bytes: int = MOST_ANSWER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +56,43 @@ class Answer:
     version: str
     endpoint: str
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        if name not in self.tensors:
-            fault = ServerFault(f"{self.endpoint} answered without {name!r}; is it a fuserec repository?")
-            fault.endpoint = self.endpoint
-            raise fault
-        return self.tensors[name]
+    def table(self, name: str, dtype: type[np.generic], rows: int) -> NDArray[Any]:
+        """Return an output of two dimensions with as many rows as were asked for.
+
+        Raises:
+            MalformedAnswer: It did not come, or came as something else.
+        """
+        array = self.tensors.get(name)
+        if array is None:
+            raise self.malformed(f"without {name!r}; is it a fuserec repository?")
+        if array.dtype != dtype or array.ndim != 2 or len(array) != rows:
+            expected = f"{np.dtype(dtype)} of shape ({rows}, ...)"
+            raise self.malformed(f"with {name!r} as {array.dtype} of shape {array.shape}, expected {expected}")
+        return array
+
+    def column(self, name: str, dtype: type[np.generic], rows: int) -> list[Any]:
+        """Return an output of one value a row, as `table` does."""
+        array = self.table(name, dtype, rows)
+        if array.shape[1] != 1:
+            raise self.malformed(f"with {name!r} of shape {array.shape}, expected ({rows}, 1)")
+        values: list[Any] = array[:, 0].tolist()
+        return values
+
+    def model_version(self) -> str:
+        """Return the version of the model, a short word.
+
+        Raises:
+            MalformedAnswer: It is none.
+        """
+        if len(self.version) > _LONGEST_VERSION or not (self.version + "0").isprintable():
+            raise self.malformed(f"with the model version {self.version[:_LONGEST_VERSION]!r}")
+        return self.version
+
+    def malformed(self, how: str) -> MalformedAnswer:
+        """Return the error of an answer that came `how`."""
+        error = MalformedAnswer(f"{self.endpoint} answered {how}")
+        error.endpoint = self.endpoint
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +239,11 @@ def check(query: Query) -> Row:
     )
 
 
+def most_bytes(numbers: int) -> int:
+    """Return how many bytes an answer of so many numbers may have."""
+    return _BYTES_BESIDE + _BYTES_A_NUMBER * numbers
+
+
 def pack(rows: Sequence[Row]) -> Tensors:
     """Turn checked queries into the input tensors of `recommend`.
 
@@ -240,53 +283,97 @@ def pack_explain(user_id: int | None, history: Sequence[int], item_id: int, *, h
 
 
 def unpack(answer: Answer, rows: Sequence[Row]) -> list[Recommendations]:
-    """Turn the answer of `recommend` into one for each of its rows."""
-    ids, scores = answer[contract.ITEM_IDS], answer[contract.SCORES]
-    fallback, ignored = answer[contract.FALLBACK], answer[contract.IGNORED]
-    versions = answer.tensors.get(contract.VERSION)  # absent from servers of before A/B splits
+    """Turn the answer of `recommend` into one for each of its rows.
+
+    Raises:
+        MalformedAnswer: It is none: of other types or sizes, or with items that were excluded, are there twice, or
+            have no score.
+    """
+    count = len(rows)
+    ids, scores = answer.table(contract.ITEM_IDS, np.int64, count), answer.table(contract.SCORES, np.float32, count)
+    fallback = answer.column(contract.FALLBACK, np.bool_, count)
+    ignored = answer.column(contract.IGNORED, np.int32, count)
+    # Absent from servers of before A/B splits.
+    split = contract.VERSION in answer.tensors
+    versions = answer.column(contract.VERSION, np.int64, count) if split else [answer.model_version()] * count
+    width = max(row.k for row in rows)
+    if ids.shape[1] != width or scores.shape[1] != width:
+        raise answer.malformed(f"with {ids.shape[1]} items and {scores.shape[1]} scores a row, expected {width}")
     return [
         Recommendations(
-            item_ids=ids[place, : row.k],
-            scores=_scores(ids[place, : row.k], scores[place, : row.k]),
-            model_version=answer.version if versions is None else str(versions[place, 0]),
-            fallback=bool(fallback[place, 0]),
-            ignored=int(ignored[place, 0]),
+            *_best(answer, ids[place, : row.k], scores[place, : row.k], row),
+            model_version=str(versions[place]),
+            fallback=fallback[place],
+            ignored=ignored[place],
         )
         for place, row in enumerate(rows)
     ]
 
 
-def unpack_rank(answer: Answer) -> Ranked:
-    """Turn the answer of `rank` for one user into what users see."""
-    ids = answer[contract.ITEM_IDS][0]
-    count = int(np.count_nonzero(ids != contract.NO_ID))
-    ratings = answer[contract.RATINGS][0][:count]
+def unpack_rank(answer: Answer, candidates: NDArray[np.int64]) -> Ranked:
+    """Turn the answer of `rank` for one user into what users see.
+
+    Raises:
+        MalformedAnswer: It is none, or ranks something else than the candidates.
+    """
+    ids, count = _ids_before_tail(answer)
+    scores, ratings = (answer.table(name, np.float32, 1)[0][:count] for name in (contract.SCORES, contract.RATINGS))
+    if len(scores) != count or len(ratings) != count or not (np.isfinite(scores) & np.isfinite(ratings)).all():
+        raise answer.malformed(f"with scores or ratings that are not {count} numbers")
+    if Counter(ids.tolist()) - Counter(candidates.tolist()):
+        raise answer.malformed("with items that are no candidates, or are there too often")
     return Ranked(
-        item_ids=ids[:count],
-        scores=answer[contract.SCORES][0][:count],
+        item_ids=ids,
+        scores=scores,
         ratings=np.where(ratings == contract.NO_SCORE, np.float32(np.nan), ratings),
-        model_version=answer.version,
-        ignored=int(answer[contract.IGNORED][0, 0]),
+        model_version=answer.model_version(),
+        ignored=answer.column(contract.IGNORED, np.int32, 1)[0],
     )
 
 
-def unpack_explain(answer: Answer) -> Explanation:
-    """Turn the answer of `explain` for one user into what users see."""
-    ids = answer[contract.ITEM_IDS][0]
+def unpack_explain(answer: Answer, history: NDArray[np.int64]) -> Explanation:
+    """Turn the answer of `explain` for one user into what users see; `history` is what was sent, and may be empty.
+
+    Raises:
+        MalformedAnswer: It is none, or explains by items that are not in the history.
+    """
+    ids, count = _ids_before_tail(answer)
+    contributions = answer.table(contract.CONTRIBUTIONS, np.float32, 1)[0][:count]
+    (score,), (baseline,) = (answer.column(name, np.float32, 1) for name in (contract.SCORE, contract.BASELINE))
+    if len(contributions) != count or not np.isfinite([*contributions.tolist(), score, baseline]).all():
+        raise answer.malformed(f"with contributions or scores that are not {count} numbers")
+    if history.size and not set(ids.tolist()) <= set(history.tolist()):
+        raise answer.malformed("with items that are not in the history")
+    return Explanation(ids, contributions, score, baseline, answer.model_version())
+
+
+def _best(
+    answer: Answer, ids: NDArray[np.int64], scores: NDArray[np.float32], row: Row
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the items and scores of a row as users see them, if they can be what was asked for."""
+    listed = ids.tolist()
+    is_whole = listed[-1] != contract.NO_ID  # as most are
+    count = len(listed) if is_whole else listed.index(contract.NO_ID)
+    distinct = set(listed[:count])
+    if len(distinct) != count or (count and min(distinct) < 0) or (not is_whole and ids[count:].max() >= 0):
+        raise answer.malformed("with items that are there twice, or are no item ids")
+    for given in (row.history, row.exclude):
+        if given.size and not distinct.isdisjoint(given.tolist()):
+            raise answer.malformed("with items that were excluded")
+    if row.allow.size and not distinct <= set(row.allow.tolist()):
+        raise answer.malformed("with items that were not allowed")
+    if not np.isfinite(scores[:count]).all():
+        raise answer.malformed("with scores that are no numbers")
+    # Beside ids that are none, minus infinity in place of `NO_SCORE`.
+    return ids, scores if is_whole else np.where(ids == contract.NO_ID, np.float32(-np.inf), scores)
+
+
+def _ids_before_tail(answer: Answer) -> tuple[NDArray[np.int64], int]:
+    ids = answer.table(contract.ITEM_IDS, np.int64, 1)[0]
     count = int(np.count_nonzero(ids != contract.NO_ID))
-    return Explanation(
-        item_ids=ids[:count],
-        contributions=answer[contract.CONTRIBUTIONS][0][:count],
-        score=float(answer[contract.SCORE][0, 0]),
-        baseline=float(answer[contract.BASELINE][0, 0]),
-        model_version=answer.version,
-    )
-
-
-def _scores(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a row of scores as users see them: beside ids that are none, minus infinity in place of `NO_SCORE`."""
-    is_whole = not ids.size or ids[-1] != contract.NO_ID  # as most are
-    return scores if is_whole else np.where(ids == contract.NO_ID, np.float32(-np.inf), scores)
+    if (ids[:count] < 0).any():
+        raise answer.malformed("with items that are no item ids")
+    return ids[:count], count
 
 
 def _asker(user_id: int | None, history: Sequence[int], history_only: bool) -> Tensors:

@@ -14,7 +14,9 @@ killed loses its locks; what it left is no version to anybody and is removed by 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.resources
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fuserec import journal
 from fuserec.contract import MODELS
 from fuserec.errors import BundleError, ExportError
 from fuserec.files import fsync, fsync_tree, is_locked, locked, move_folder, replacing_file
@@ -32,6 +35,31 @@ from fuserec.traffic import Traffic
 LOCK: Final = ".fuserec.lock"
 _STAGING: Final = ".staging-"
 _HELD: Final = "lock"
+# The last ones of file systems that know no locks, such as some network mounts.
+_DISK_ERRORS: Final = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOLCK,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def disk_errors(repository: Path, outcome: str = "no version was published") -> Iterator[None]:
+    """Turn the faults of a disk into an `ExportError` of one line, which ends in what came of it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise ExportError(f"cannot write to {repository}: {error.strerror}; {outcome}") from None
 
 
 @dataclass
@@ -66,17 +94,18 @@ def publishing(repository: Path, models: Sequence[str], *, keep: int = 2) -> Ite
     Args:
         repository: Folder to publish in; one that exists must be empty or hold earlier exports.
         models: What is served, the front door first.
-        keep: How many good versions stay, the new one included. What is older goes; a version that does not verify
-            is not counted, so that the last good one always stays.
+        keep: How many good versions stay, the new one included. What is older goes; a version that does not verify,
+            or that a server refused, is not counted. What is served, and what was served before, stays in any case.
 
     Raises:
-        ExportError: `repository` is something else; it is as it was.
+        ExportError: `repository` is something else, or cannot be written to; it is as it was.
     """
     if keep < 1:
         raise ValueError(f"keep came as {keep}, expected at least 1")
     _refuse_foreign(repository)
     is_new = not repository.exists()
     with contextlib.ExitStack() as held:
+        held.enter_context(disk_errors(repository))
         with locked(repository / LOCK):
             _remove_leftovers(repository)
             folder = _make_staging(repository, models)
@@ -153,11 +182,16 @@ def _copy(source: Path, target: Path) -> None:
 def _retire_old(repository: Path, keep: int, trash: Path) -> None:
     """Take all versions away that are older than the newest `keep` good ones; the newest is taken to be good.
 
-    What `traffic.json` names stays, however old.
+    What `traffic.json` names stays, and what is served, and what was served before it, however old.
     """
     good = 0
     found = bundles(repository)
-    held = Traffic.read(repository).versions
+    try:
+        held = Traffic.read(repository).versions | journal.protected(repository)
+    except BundleError as error:
+        logger.warning("no old version is removed: %s", error)
+        return
+    refused = journal.known_bad(journal.events(repository))
     for version in reversed(found):
         if good == keep:
             if version in held:
@@ -167,7 +201,7 @@ def _retire_old(repository: Path, keep: int, trash: Path) -> None:
             for path in (repository / model / str(version) for model in doors):
                 if path.is_dir():
                     move_folder(path, trash / f"{path.parent.name}.{version}")
-        elif version == max(found) or _is_good(repository, found[version]):
+        elif version == max(found) or (version not in refused and _is_good(repository, found[version])):
             good += 1
 
 

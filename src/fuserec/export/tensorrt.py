@@ -12,7 +12,8 @@ from fuserec.export.cache import cached
 from fuserec.export.parts import Part
 from fuserec.export.targets import Target
 from fuserec.files import replacing_file
-from fuserec.serve.engines import TENSORRT_MODULES, TITLES, device_target
+from fuserec.serve.engines import TENSORRT_MODULES, TITLES
+from fuserec.serve.probe import device_target
 
 INSTALL: Final = {
     "tensorrt-rtx": "pip install 'fuserec[export]'",

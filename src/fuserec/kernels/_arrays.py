@@ -39,11 +39,13 @@ def as_array(value: object, name: str) -> Array:
 
 
 def as_float_matrix(value: object, name: str) -> Array:
-    """Return `value` as a float32 or float16 array of two dimensions, not copied.
+    """Return `value` as a float32 or float16 array of two dimensions, not copied; bfloat16 as float32, which holds it.
 
     Raises:
         ValueError: It has another number of dimensions or another dtype.
     """
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+        value = value.float()  # type: ignore[attr-defined]
     array = as_array(value, name)
     if array.ndim != 2:
         raise ValueError(f"{name}: got shape {array.shape}, expected two dimensions")

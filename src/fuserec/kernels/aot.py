@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from fuserec.kernels.search import _kernel, _kernel_rescore, _kernel_sift
+from fuserec.kernels.search import _kernel, _kernel_finish, _kernel_prepare, _kernel_sift
 from fuserec.kernels.search import launch_options as options
 from fuserec.kernels.search.gpu_config import DEFAULT_ARCH, Dtype, Shape, choose_config
 
@@ -23,37 +23,50 @@ COMPUTE_CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 DIMS = (64, 128, 256, 1024)
 BATCHES = (1, 32, 64)
 
-_FLOATS = {"float32": "*fp32", "float16": "*fp16"}
+_FLOATS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 _TYPES = {
+    "sizes_ptr": "*i64",
     "best_ptr": "*i64",
     "magnitudes_ptr": "*fp64",
+    "limits_ptr": "*fp64",
     "keys_ptr": "*i64",
     "counts_ptr": "*i32",
+    "orders_ptr": "*i32",
     "floors_ptr": "*fp32",
     "queries_ptr": "*fp32",
+    "largests_ptr": "*fp32",
+    "lengths_ptr": "*fp32",
     "codes_ptr": "*i8",
     "scales_ptr": "*fp32",
     "reaches_ptr": "*fp32",
     "picked_ptr": "*i64",
-    "scored_ptr": "*i64",
+    "n_picked_ptr": "*i32",
+    "found_ids_ptr": "*i64",
+    "scores_ptr": "*fp32",
+    "flags_ptr": "*i32",
+    "rescored_ptr": "*i32",
+    "item_ids_ptr": "*i64",
     "table_ptr": "*fp32",
     "ids_ptr": "*i64",
     "bags_ptr": "*i64",
     "weights_ptr": "*fp32",
     "out_offsets_ptr": "*i64",
     "out_rows_ptr": "*i64",
+    "seen_offsets_ptr": "*i64",
+    "seen_rows_ptr": "*i64",
+    "lists_ptr": "*i64",
     "allow_ptr": "*u8",
 }
 # The number of rows, and with it the stride of a mask, is any number; these are multiples by construction.
 _MULTIPLES_OF_16 = ("stride_items", "stride_codes", "stride_queries")
 # Every feature at once is what takes the most registers; the plain one is what most searches launch.
-_FILTERED = {"EXCLUDE": True, "ALLOW": True}
-_BAG = {"KIND": "bag", "WEIGHTED": True, "NORMALIZE": True}
-_PLAIN = {"WEIGHTED": False, "NORMALIZE": False, "EXCLUDE": False, "ALLOW": False}
-_FLAGS: dict[str, options.Options] = {
-    "bag": _BAG | _FILTERED,
-    "lookup": _PLAIN | {"KIND": "lookup"},
-    "dense": _PLAIN | {"KIND": "dense"},
+_LISTED = {"EXCLUDE": True, "SEEN": True}
+_FILTERED = _LISTED | {"ALLOW": True}
+_PLAIN = {"EXCLUDE": False, "SEEN": False, "ALLOW": False}
+_KINDS: dict[str, options.Options] = {
+    "bag": {"KIND": "bag", "WEIGHTED": True, "NORMALIZE": True},
+    "lookup": {"KIND": "lookup", "WEIGHTED": False, "NORMALIZE": False},
+    "dense": {"KIND": "dense", "WEIGHTED": False, "NORMALIZE": False},
 }
 
 
@@ -83,7 +96,7 @@ class Variant:
 
 def variants(arch: int) -> list[Variant]:
     """Return all that searches launch on a device of compute capability `arch`."""
-    found = {variant.name: variant for variant in (*_sifts(arch), *_second_passes(), *_scans(arch))}
+    found = {variant.name: variant for variant in (*_sifts(arch), *_around(), *_scans(arch))}
     return list(found.values())
 
 
@@ -91,27 +104,31 @@ def _sifts(arch: int) -> Iterator[Variant]:
     for dim in DIMS:
         for batch in BATCHES:
             config = choose_config(Shape(batch, 1_000_000, dim, 100), "int8", arch)
-            for kind, flags in _FLAGS.items():
+            for filters, flags in (("filters", _FILTERED), ("plain", _PLAIN)):
                 for sample in (True, False):
-                    if kind != "bag" and (sample or dim != 128):
+                    if filters == "plain" and dim != 128:
                         continue  # less of the same
-                    name = f"{'sample' if sample else 'sift'}[d={dim}, q={config.block_q}, {kind}]"
+                    name = f"{'sample' if sample else 'sift'}[d={dim}, q={config.block_q}, {filters}]"
                     given = flags | options.sift_options(config, dim, sample=sample)
-                    yield _variant(name, _kernel_sift.sift_kernel, given, {"best_ptr": "*fp32"}, "codes", config.mma)
+                    yield _variant(name, _kernel_sift.sift_kernel, given, {}, "codes", config.mma)
 
 
-def _second_passes() -> Iterator[Variant]:
-    yield _variant("screen", _kernel_rescore.screen_kernel, options.screen_options(), {}, "")
+def _around() -> Iterator[Variant]:
+    for kind, flags in _KINDS.items():
+        given = flags | options.prepare_options()
+        yield _variant(f"prepare[{kind}]", _kernel_prepare.prepare_kernel, given, {}, "")
+    yield _variant("floor", _kernel_finish.floor_kernel, options.count_options(), {}, "")
+    yield _variant("prune", _kernel_finish.prune_kernel, _LISTED | options.count_options(), {}, "")
+    yield _variant("place", _kernel_finish.place_kernel, options.place_options(), {}, "")
     for dim in DIMS:
         for dtype, pointer in _FLOATS.items():
             given = options.rescore_options(dim)
             name = f"rescore[d={given['BLOCK_D']}, {dtype}]"
-            yield _variant(name, _kernel_rescore.rescore_kernel, given, {"items_ptr": pointer}, "item")
+            yield _variant(name, _kernel_finish.rescore_kernel, given, {"items_ptr": pointer}, "item")
 
 
 def _scans(arch: int) -> Iterator[Variant]:
-    yield _variant("pool", _kernel.pool_kernel, _BAG | options.pool_options(), {}, "")
-    dtypes: tuple[Dtype, ...] = ("float32", "float16")
+    dtypes: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
     for dtype in dtypes:
         types = {"items_ptr": _FLOATS[dtype]}
         config = choose_config(Shape(1, 1_000_000, 128, 10), dtype, arch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -25,10 +25,15 @@ from fuserec.kernels.packed import PackedCodes, pack
 from fuserec.kernels.quantize import Codes, quantize_rows
 from fuserec.kernels.query import as_pool
 from fuserec.kernels.search import op
+from fuserec.kernels.search.gpu_bucket import GpuSettings
 from fuserec.kernels.search.keys import MAX_ROWS
+
+if TYPE_CHECKING:
+    from fuserec.kernels.device import DeviceIndex
 
 Metric = Literal["dot", "cosine"]
 CodeKind = Literal["int8", "none"]
+Placement = Literal["device", "host"]
 
 _BLOCK_ROWS = 1 << 13  # rows put in order at a time, so that there is no second copy of the table
 
@@ -82,7 +87,9 @@ class ItemIndex:
         """Copy, check and order the items.
 
         Args:
-            embeddings: (N, D) float32 or float16 numpy array or torch tensor, N and D at least 1; kept as float32.
+            embeddings: (N, D) float32, float16 or bfloat16 numpy array or torch tensor, N and D at least 1. Kept as
+                float32, which holds the others exactly; a device keeps the narrowest of them that does. Under "cosine"
+                rows are scaled, so that as a rule only float32 holds them.
             item_ids: (N,) integers from 0, without repeats, in any order; 0 to N - 1 when None.
             codes: "int8": scan int8 codes, a quarter of the bytes, and score from the original vectors the few items
                 that the codes cannot rule out. "none": scan the vectors. The answers are the same.
@@ -129,7 +136,7 @@ class ItemIndex:
         what it is.
 
         Args:
-            query: (B, D) float32 or float16 array or tensor, or a `Lookup`, or a `Bag`. B may be 0.
+            query: (B, D) float32, float16 or bfloat16 array or tensor, or a `Lookup`, or a `Bag`. B may be 0.
             k: At least 1; may exceed the number of items.
             exclude: Item ids that must not come back; unknown and repeated ids are fine, `NO_ID` padding too.
                 A set holds for the whole batch. A list of B id vectors, or a (B, E) array, holds one for each query.
@@ -148,6 +155,10 @@ class ItemIndex:
             raise ValueError(f"k: got {k!r}, expected an integer of at least 1")
         pool = as_pool(query, self.dim)
         out = as_row_filter(exclude, allow, ids=self.ids, batch=pool.batch)
+        resolved = op.resolve(backend)
+        if resolved in ("cuda", "interpret") and pool.batch:
+            answer = self.on_device(resolved).search_from_host(pool, out, int(k))
+            return TopK(answer.ids, answer.scores, answer.certified, answer.rescored)
         found = op.search(
             self.embeddings,
             self.codes,
@@ -156,30 +167,64 @@ class ItemIndex:
             int(k),
             normalize=self.metric == "cosine",
             max_abs=self.max_abs,
-            backend=backend,
+            backend=resolved,
             resident=self._resident,
         )
         ids = np.where(found.rows < 0, np.int64(NO_ID), self.ids[found.rows])
         assert found.certified is not None and found.rescored is not None  # op.search fills them
         return TopK(ids, found.scores, found.certified, found.rescored)
 
+    def to(
+        self, device: str = "cuda", *, rows: Placement = "device", settings: GpuSettings | None = None
+    ) -> DeviceIndex:
+        """Copy the index to a GPU, and search there from now on where `search` is given the backend "cuda".
+
+        Args:
+            device: "cuda" for the current one, "cuda:N", or "interpret" (see `search`).
+            rows: "device": codes and item rows lie there. "host": only the codes do, a quarter of the bytes, and the
+                few rows that are scored are read through the bus. The answers are the same.
+            settings: How much memory searches may use there; the defaults of `GpuSettings` for None.
+
+        Raises:
+            DeviceUnavailable: There is no such device.
+            DeviceMemoryError: It has too little memory free; the message says what would fit.
+            DeviceError: This process is a fork of one that uses CUDA, or the rows cannot be locked in host memory.
+        """
+        from fuserec.kernels.device import DeviceIndex
+
+        made = DeviceIndex(self, device, rows, settings or GpuSettings())
+        self._resident["interpret" if device == "interpret" else str(made.device)] = made
+        return made
+
+    def on_device(self, backend: str) -> DeviceIndex:
+        """Return what `to` made for the device of a backend; made with the defaults where it was not."""
+        from fuserec.kernels.search._cuda import open_device
+
+        name = backend if backend == "interpret" else str(open_device(backend))
+        made: DeviceIndex = self._resident.get(name) or self.to(name)
+        return made
+
     def check_vectors(self, vectors: FloatArray) -> None:
         """Raise `ValueError` where `search` would refuse one of (B, D) float32 vectors: before it is in a batch."""
         magnitudes = np.abs(vectors).sum(axis=1, dtype=np.float64)
         op.check_magnitudes(magnitudes, normalize=self.metric == "cosine", max_abs=self.max_abs)
 
-    def warm_up(self) -> None:
-        """Search once, and on the CPU in every way there is, so that no caller waits until something is compiled.
+    def warm_up(self, backend: op.Backend = "auto") -> None:
+        """Search in every way there is for that a program must be compiled, so that no caller waits for it.
 
-        Of several processes that do so at once on a machine where nothing is compiled, one compiles.
+        Of several processes that do so at once on a machine where nothing is compiled, one compiles, on a CPU.
         """
-        if op.resolve("auto") == "cpu":
+        resolved = op.resolve(backend)
+        if resolved == "cpu":
             from fuserec.kernels.search import _numba
 
             _numba.warm_up(has_codes=self.codes is not None)
-        query = np.zeros((1, self.dim), np.float32)
-        query[0, 0] = 1.0
-        self.search(query, 1)
+        for batch in (1, 17, 33) if resolved == "cuda" else (1,):  # queries a program, on a GPU
+            query = np.zeros((batch, self.dim), np.float32)
+            query[:, 0] = 1.0
+            self.search(query, 1, backend=backend)
+            if resolved == "cuda":
+                self.search(query, 1, exclude=[self.ids[:1]] * batch, backend=backend)
 
     def excluded_rows(self, excluded: IntArray, offsets: IntArray) -> ExcludedRows:
         """Return what `search` takes as `exclude`, of lists of item ids end to end.

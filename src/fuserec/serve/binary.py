@@ -9,6 +9,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fuserec.errors import LaunchError
 
 BUNDLED_WHEEL = "nvidia-pytriton"
@@ -70,8 +72,32 @@ def find_binary(given: Path | None = None) -> ServerBinary:
     """Find the server: the given executable, else the one in the installed wheel.
 
     Raises:
-        LaunchError: There is none, or the given file cannot be executed.
+        LaunchError: There is none, the given file cannot be executed, or the numpy here is too new for the wheel's.
     """
+    binary = _find(given)
+    if binary.wheel is not None:
+        check_numpy(np.__version__)
+    return binary
+
+
+def check_numpy(version: str) -> None:
+    """Refuse a numpy that the python backend of the bundled server misreads.
+
+    It was built against numpy 1.x and reads the size of an element where numpy 2 has something else. Seen with 2.5:
+    every element of an input equals the first one, outputs are empty, and an input of strings ends the process. DLPack
+    mends numbers but not strings, so there is no half way.
+
+    Raises:
+        LaunchError: It is numpy 2 or later.
+    """
+    if int(version.partition(".")[0]) >= 2:
+        raise LaunchError(
+            f"numpy {version} is installed, and {BUNDLED_WHEEL} misreads the arrays of numpy 2: pip install 'numpy<2' "
+            "in the environment that serves, or give --tritonserver PATH"
+        )
+
+
+def _find(given: Path | None) -> ServerBinary:
     if given is not None:
         if not given.is_file() or not os.access(given, os.X_OK):
             raise LaunchError(f"{given} is not an executable file; expected the path of a tritonserver binary")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.metadata
-import logging
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -12,10 +9,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fuserec.errors import BundleError
-from fuserec.manifest import EngineRecord, Manifest
-
-logger = logging.getLogger(__name__)
+from fuserec.errors import BundleError, DeviceError
 
 DISABLED: Final = [
     # ONNX Runtime 1.31 dies of a segmentation fault while it optimizes recurrent cells in float16 by this.
@@ -33,6 +27,10 @@ RUNTIMES: Final = (ONNX_RUNTIME, TENSORRT_RTX, TENSORRT)
 TENSORRT_MODULES: Final = {TENSORRT_RTX: "tensorrt_rtx", TENSORRT: "tensorrt"}
 TITLES: Final = {TENSORRT_RTX: "TensorRT-RTX", TENSORRT: "TensorRT"}
 
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
+# TF32 would round the factors of a float32 product to 10 bits. A second copy of memory is not taken in advance.
+_PROVIDER_OPTIONS: Final = {CUDA_PROVIDER: {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}}
+
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -45,18 +43,24 @@ class Engine(Protocol):
 
 
 class OnnxRuntimeEngine:
-    """An ONNX graph on the CPU.
+    """An ONNX graph on the CPU, or on a GPU by ONNX Runtime's provider for it.
 
     Args:
         path: The `.onnx` file.
+        provider: Of ONNX Runtime. What one on a GPU has no kernel for runs on the CPU.
         threads: Threads inside one operator. The towers are small, so one thread answers a request soonest, and
             leaves the other cores to the search and to other instances.
         fuse: Whether products between dequantized operands may be computed in 8 bits, which is faster; else they are
             computed as the graph is written, as one for a GPU is to be: ONNX Runtime 1.31 has no kernels for 8-bit
             floats, and its kernel for 8-bit weights beside float16 is wrong.
+
+    Raises:
+        DeviceError: The provider does not start.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1, fuse: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, threads: int = 1, fuse: bool = True, provider: str = "CPUExecutionProvider"
+    ) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -65,9 +69,20 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         if not fuse:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # Without `enable_fallback`, or the library would go on with the CPU in place of the provider.
         self._session = ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
+            str(path),
+            options,
+            providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))],
+            disabled_optimizers=DISABLED,
+            enable_fallback=0,
         )
+        # A provider that is not installed, or whose libraries do not load, is left out with a warning.
+        if provider not in (started := self._session.get_providers()):
+            raise DeviceError(
+                f"ONNX Runtime {ort.__version__} did not start {provider} and would run {path.name} by "
+                f"{', '.join(started)}; see its warning above, or serve with --device cpu"
+            )
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -120,111 +135,3 @@ class TensorRTEngine:
                 raise RuntimeError("the engine did not accept the batch; the log says why")
             answer = {name: held[name].cpu() for name in self._outputs}
         return {name: tensor.numpy() for name, tensor in answer.items()}
-
-
-def device_target() -> str | None:
-    """Return the target name (`sm89`) of CUDA device 0, None where there is none; asks the driver, needs no torch."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
-        return None
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the driver API.
-    for value, attribute in ((major, 75), (minor, 76)):
-        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device) != 0:
-            return None
-    return f"sm{major.value}{minor.value}"
-
-
-def choose_target(engines: dict[str, EngineRecord], device: str | None) -> str:
-    """Choose which engine of a bundle to run.
-
-    Args:
-        engines: The bundle's engines by target.
-        device: Target name of the GPU at hand, None for none.
-
-    Returns:
-        `device` when the bundle has an engine for it, else `cpu`, with a warning when a GPU stays idle.
-
-    Raises:
-        BundleError: There is no engine that this machine can run.
-    """
-    for name in (device, f"{TENSORRT}-{device}"):
-        if name in engines:
-            return str(name)
-    if "cpu" not in engines:
-        raise BundleError(
-            f"the bundle has engines for {', '.join(engines)}; this machine has {device or 'no GPU'}; "
-            f"export again{f' with --target {device}' if device else ''}"
-        )
-    if device is not None:
-        logger.warning("no engine for %s (have %s): the GPU stays idle, serving from the CPU", device, list(engines))
-    return "cpu"
-
-
-def open_engine(bundle: Path, manifest: Manifest, part: str, *, threads: int = 1) -> Engine:
-    """Open the engine of one part of a verified bundle that suits this machine.
-
-    Raises:
-        BundleError: There is none, or what is installed here cannot run it; nothing of it was read.
-    """
-    engines = manifest.parts[part].engines
-    target = choose_target(engines, device_target())
-    path = bundle / engines[target].file
-    check_runtime(engines[target], target)
-    logger.info("%s on %s: %s", part, target, path.name)
-    if target != "cpu":
-        return TensorRTEngine(path, engines[target].runtime)
-    try:
-        return OnnxRuntimeEngine(path, threads=threads)
-    except Exception as error:  # the library raises nothing narrower
-        raise BundleError(f"ONNX Runtime cannot load {path} ({error}); export again") from error
-
-
-def check_runtime(engine: EngineRecord, target: str) -> None:
-    """Raise unless what is installed here can run an engine for `target`.
-
-    An ONNX graph runs under the version of ONNX Runtime that made it and later ones. A TensorRT-RTX engine runs under
-    the very version that built it; another one may crash on it, so this is asked before it reads any of it.
-
-    Raises:
-        BundleError: The runtime is unknown, not the target's, not installed, or of another version.
-    """
-    expected = ONNX_RUNTIME if target == "cpu" else TENSORRT if target.startswith(f"{TENSORRT}-") else TENSORRT_RTX
-    if engine.runtime not in RUNTIMES:
-        raise BundleError(
-            f"{engine.file} is for the runtime {engine.runtime!r}, this fuserec has {', '.join(RUNTIMES)}; "
-            "upgrade fuserec or export again"
-        )
-    if engine.runtime != expected:
-        raise BundleError(f"{engine.file} is for {engine.runtime}, and {target} runs {expected}; export again")
-    built, installed = engine.runtime_version, _installed(engine)
-    if expected in TENSORRT_MODULES and installed != built:
-        raise BundleError(
-            f"{engine.file} was built by {TITLES[expected]} {built} and runs under no other, {installed} is installed; "
-            f"pip install {expected}=={built}, or export again"
-        )
-    if expected == ONNX_RUNTIME and _major_minor(installed) < _major_minor(built):
-        raise BundleError(
-            f"{engine.file} was made with ONNX Runtime {built}, the older {installed} is installed; "
-            f"pip install '{ONNX_RUNTIME}>={built}', or export again"
-        )
-
-
-def _installed(engine: EngineRecord) -> str:
-    try:
-        return importlib.metadata.version(engine.runtime)
-    except importlib.metadata.PackageNotFoundError:
-        raise BundleError(
-            f"{engine.file} needs {engine.runtime}, which is not installed; "
-            f"pip install {engine.runtime}=={engine.runtime_version}"
-        ) from None
-
-
-def _major_minor(version: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in version.split(".")[:2])
-    except ValueError:
-        raise BundleError(f"a version of ONNX Runtime came as {version!r}, expected as in 1.20.0") from None

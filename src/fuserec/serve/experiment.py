@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.contract import NO_ID, RECOMMEND
-from fuserec.errors import BundleError
 from fuserec.manifest import bundle_folder
 from fuserec.serve import telemetry as names
 from fuserec.serve.deadlines import DeadlineExpired, WorkRefused
@@ -91,6 +90,7 @@ class Experiments:
         telemetry: Counts what the served version answers.
         heavy: The same for the thread that answers heavy requests; None where there is none.
         open_candidate: Opens and verifies a bundle.
+        on_change: Told the fields of the experiment, `state` and `reason`, whenever they change.
         every_s: Seconds between two looks at `traffic.json`.
     """
 
@@ -103,6 +103,7 @@ class Experiments:
         *,
         heavy: Side | None = None,
         open_candidate: Callable[[Path], Pipeline] = Pipeline.open,
+        on_change: Callable[[dict[str, object]], object] = lambda what: None,
         every_s: float = 1.0,
     ) -> None:
         self._repository, self._version = bundle.parents[1], int(bundle.name)
@@ -110,6 +111,7 @@ class Experiments:
         self._light = Side(served, telemetry, tally)
         self._heavy = heavy or self._light
         self._open = open_candidate
+        self._on_change = on_change
         self._every_s = every_s
         self._trial: _Trial | None = None
         self._refused: Experiment | None = None
@@ -241,6 +243,7 @@ class Experiments:
         logger.exception("version %d failed; its experiment ends here", trial.experiment.version)
         self._refused = trial.experiment
         self._trial = None
+        self._tell(trial.experiment, "failed", "it failed in a call; the log of the server says how")
 
     def _keep_following(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -251,7 +254,7 @@ class Experiments:
         try:
             traffic = Traffic.read(self._repository)
             is_mine = int(traffic.bundle(self._repository).name) == self._version
-        except (BundleError, OSError) as error:
+        except Exception as error:  # whatever lies there, what is served goes on
             if str(error) != self._complaint:
                 logger.warning("the experiment stays as it is: %s", error)
             self._complaint = str(error)
@@ -267,8 +270,10 @@ class Experiments:
 
     def _begin(self, wanted: Experiment) -> None:
         before, self._trial = self._trial, None
+        self._tell(wanted, "opening")
         if before is not None and (before.experiment.kind, before.experiment.version) == (wanted.kind, wanted.version):
             self._trial = dataclasses.replace(before, experiment=wanted)
+            self._tell(wanted, "running")
             return
         try:
             pipeline = self._open(bundle_folder(self._repository, wanted.version))
@@ -276,6 +281,7 @@ class Experiments:
         except Exception as error:  # whatever is wrong with a candidate, serving goes on
             logger.error("version %d cannot be tried: %s", wanted.version, error)
             self._refused = wanted
+            self._tell(wanted, "refused", str(error)[:1000])
             return
         light, heavy = (
             Side(each, Telemetry(side.tally, RECOMMEND, wanted.version, names.STAGES[:-1]), side.tally)
@@ -285,7 +291,11 @@ class Experiments:
             for side in (light, heavy):
                 side.pipeline.watcher = side.telemetry
         self._trial = _Trial(wanted, light, heavy)
+        self._tell(wanted, "running")
         logger.info("version %d is tried (%s, %g of the users)", wanted.version, wanted.kind, wanted.share)
+
+    def _tell(self, experiment: Experiment, state: str, reason: str = "") -> None:
+        self._on_change({**dataclasses.asdict(experiment), "state": state, "reason": reason})
 
 
 def _as_served(side: Side, queries: Sequence[Query], check: Check) -> list[Answer]:

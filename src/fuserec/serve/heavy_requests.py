@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,8 +14,10 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from fuserec import contract
+from fuserec.errors import DeviceError
 from fuserec.serve.deadlines import Deadline, DeadlineExpired, WorkRefused
 from fuserec.serve.experiment import Experiments
+from fuserec.serve.faults import device_fault
 from fuserec.serve.heavy import HeavyLane, Job
 from fuserec.serve.limits import Limits
 from fuserec.serve.pipeline import Answer
@@ -58,9 +60,18 @@ class HeavyRequests:
         telemetry: Counts, for that thread alone.
         limits: Of a request.
         slow_ms: Milliseconds of an execution beyond which it is logged.
+        on_device_fault: Told what the GPU fails with.
     """
 
-    def __init__(self, experiments: Experiments, telemetry: Telemetry, limits: Limits, slow_ms: float) -> None:
+    def __init__(
+        self,
+        experiments: Experiments,
+        telemetry: Telemetry,
+        limits: Limits,
+        slow_ms: float,
+        on_device_fault: Callable[[DeviceError], None],
+    ) -> None:
+        self._on_device_fault = on_device_fault
         self._experiments, self._telemetry, self._limits, self._slow_ms = experiments, telemetry, limits, slow_ms
         self._lane = HeavyLane(self._answer, limits.heavy_queue)
 
@@ -95,7 +106,12 @@ class HeavyRequests:
             except DeadlineExpired:
                 continue
             except Exception as error:
-                if len(requests) > 1:
+                fault = device_fault(error)
+                if fault is not None:
+                    for request in requests:
+                        self._fail(request, FAILED, str(fault), pb_utils.TritonError.UNAVAILABLE)
+                    self._on_device_fault(fault)
+                elif len(requests) > 1:
                     for request in requests:
                         self._answer([request])
                 elif isinstance(error, WorkRefused):

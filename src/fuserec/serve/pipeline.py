@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,10 @@ from fuserec.errors import BundleError
 from fuserec.kernels import ItemIndex, TopK
 from fuserec.manifest import Manifest
 from fuserec.serve.candidates import Candidates, RuleCandidates
-from fuserec.serve.engines import Engine, open_engine
+from fuserec.serve.device import CPU, Device
+from fuserec.serve.engine_choice import open_engine
+from fuserec.serve.engines import Engine
+from fuserec.serve.faults import guarded
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
@@ -79,6 +83,11 @@ class Pipeline:
         reranker: None where the bundle has no ranker.
         categories: Those of the items, which rules speak of; None where there are none.
         version: The bundle's.
+        device: Where the search computes.
+
+    Attributes:
+        device: As given.
+        process: The one that it is for, where it computes on a GPU; None for any.
     """
 
     def __init__(
@@ -92,9 +101,12 @@ class Pipeline:
         reranker: Reranker | None = None,
         categories: Categories | None = None,
         version: int = 0,
+        device: Device = CPU,
     ) -> None:
         categories = categories or Categories.none()
-        self._recall = Recall(engine, index, users, max_history, texts)
+        self.device = device
+        self.process = None if device.kind == "cpu" else os.getpid()
+        self._recall = Recall(engine, index, users, max_history, texts, device)
         self._candidates = Candidates(self._recall, popularity, users, reranker, categories, Nobody())
         self._index = index
         self._users = users
@@ -113,11 +125,12 @@ class Pipeline:
         self._candidates.watcher = watcher
 
     @classmethod
-    def open(cls, bundle: Path) -> Pipeline:
+    def open(cls, bundle: Path, device: Device = CPU) -> Pipeline:
         """Verify a bundle folder (`REPOSITORY/recommend/<version>`) and open it.
 
         Raises:
             BundleError: A file is missing, is not the one that was published, or is not what it should be.
+            DeviceError: The device does not run its networks.
         """
         manifest = Manifest.read(bundle)
         manifest.verify(bundle.parents[1])
@@ -129,17 +142,18 @@ class Pipeline:
                 f"{bundle / 'index.safetensors'} has {index.rows} items of {index.dim} numbers, the manifest says "
                 f"{manifest.n_items} of {manifest.dim}; export again"
             )
-        stage, rerank = RankStage.open(bundle, manifest), manifest.rerank
+        stage, rerank = RankStage.open(bundle, manifest, device), manifest.rerank
         return cls(
-            engine=open_engine(bundle, manifest, USER_TOWER),
+            engine=open_engine(bundle, manifest, USER_TOWER, device=device),
             index=index,
             popularity=Popularity(item_ids, items["count"].to_numpy()),
             users=Users(item_ids, UserStore.load(bundle / "users.parquet")),
             max_history=manifest.max_history[USER_TOWER],
-            texts=TextStage.open(bundle, manifest),
+            texts=TextStage.open(bundle, manifest, device),
             reranker=None if stage is None or rerank is None else Reranker(stage, rerank.candidates, rerank.weight),
             categories=Categories.of(items),
             version=manifest.version,
+            device=device,
         )
 
     def twin(self) -> Pipeline:
@@ -164,6 +178,7 @@ class Pipeline:
         """Whether a query may have a text."""
         return self._texts is not None
 
+    @guarded
     def warm_up(self) -> None:
         """Run every stage once, so that the first caller does not wait for compilation."""
         self._recall.warm_up()
@@ -172,6 +187,13 @@ class Pipeline:
         if self._texts is not None:
             self._texts.encode([""])
 
+    @guarded
+    def warm_up_scores(self) -> None:
+        """Run once what `encode` and `scores` take, which search no device."""
+        self._index.warm_up("cpu")
+        self.encode([Query(NO_ID, NO_IDS, NO_IDS, 1)])
+
+    @guarded
     def encode(self, queries: Sequence[Query]) -> Encoded:
         """Encode the users of B queries; `exclude` and `k` are not read."""
         if not queries:
@@ -187,9 +209,10 @@ class Pipeline:
         """Raise `ValueError` where one of (B, D) vectors has no sound scores."""
         self._index.check_vectors(vectors)
 
+    @guarded
     def search(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
         """Return the k best items for each of (B, D) vectors, without those in B `exclude` arrays."""
-        found = self._index.search(vectors, k, exclude=exclude)
+        found = self._recall.search_vectors(vectors, k, exclude)
         self.watcher.searched(found.certified)
         return found
 
@@ -204,13 +227,15 @@ class Pipeline:
             ValueError: The catalogue does not hold the item.
         """
         self.check_item(item_id)
-        return self._index.search(vectors, 1, allow=self._index.ids == item_id).scores[:, 0]
+        # One item is no work for a device.
+        return self._index.search(vectors, 1, allow=self._index.ids == item_id, backend="cpu").scores[:, 0]
 
     def check_item(self, item_id: int) -> None:
         """Raise `ValueError` where the catalogue does not hold an item."""
         if not len(self._users.known(np.array([item_id], dtype=np.int64))[0]):
             raise ValueError(f"item_id came as {item_id}, which the catalogue does not hold")
 
+    @guarded
     def recommend(self, queries: Sequence[Query], check: Check = no_check) -> list[Answer]:
         """Answer B queries: what a user has seen, and what the query excludes, is never recommended.
 

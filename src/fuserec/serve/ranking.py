@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from fuserec.contract import MAX_CANDIDATES, RANKER
 from fuserec.manifest import Manifest
-from fuserec.serve.engines import Engine, open_engine
+from fuserec.serve.device import CPU, Device
+from fuserec.serve.engine_choice import open_engine
+from fuserec.serve.engines import Engine
 from fuserec.serve.users import Ids, Known, Users
 
 # Pairs of a user and a candidate that one run of the engine sees, at most; the profile of a GPU engine has room for
@@ -74,11 +76,11 @@ class RankStage:
         self._max_history = max_history
 
     @classmethod
-    def open(cls, bundle: Path, manifest: Manifest) -> RankStage | None:
+    def open(cls, bundle: Path, manifest: Manifest, device: Device = CPU) -> RankStage | None:
         """Open the stage, if the bundle has one."""
         if RANKER not in manifest.parts:
             return None
-        engine = open_engine(bundle, manifest, RANKER, threads=THREADS)
+        engine = open_engine(bundle, manifest, RANKER, device=device, threads=THREADS)
         return cls(engine, manifest.heads, manifest.max_history[RANKER])
 
     def run(self, users: Known, candidates: Ids) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH
 from fuserec.kernels import ExcludedRows, ItemIndex, KnownQueries, TopK
-from fuserec.kernels.search import op
+from fuserec.kernels.search.gpu_bucket import GpuSettings
 from fuserec.serve._numba_picking import keep_groups
+from fuserec.serve.device import SEARCH_BYTES, Device
 from fuserec.serve.engines import Engine
 from fuserec.serve.query import Query
 from fuserec.serve.remembered import UserVectors
@@ -23,6 +25,8 @@ from fuserec.serve.users import NO_IDS, Ids, Known, Users
 
 Floats = NDArray[np.float32]
 
+# What callers ask for mostly, and what is fetched for rules and rankers.
+_WARM_KS: Final = (10, 100)
 # Masks of one search, a byte an item and query, at most.
 _MASK_BYTES: Final = 64 * 2**20
 # Vectors that a twin keeps.
@@ -107,10 +111,19 @@ class Recall:
     """Encodes users and finds their best items; `fuserec.serve.pipeline` has the arguments."""
 
     def __init__(
-        self, engine: Engine, index: ItemIndex, users: Users, max_history: int, texts: TextStage | None
+        self,
+        engine: Engine,
+        index: ItemIndex,
+        users: Users,
+        max_history: int,
+        texts: TextStage | None,
+        device: Device,
     ) -> None:
         self._engine = engine
-        self._index = index
+        self._device = device
+        # Given, not inferred: whether an engine happens to import torch says nothing of where to search.
+        self._backend = device.kind
+        self._given = index
         self._users = users
         self._max_history = max_history
         self._texts = texts
@@ -124,13 +137,21 @@ class Recall:
         twin = copy.copy(self)
         stored = self._users.stored
         twin._vectors = UserVectors(len(stored), self._index.dim, MAX_BATCH, most_bytes=_TWIN_BYTES)
-        twin._known = KnownQueries(self._index, twin._vectors.table, self._seen)
+        twin._known = KnownQueries(self._index, twin._vectors.table, self._seen, backend=self._backend)
         return twin
+
+    @cached_property
+    def _index(self) -> ItemIndex:
+        """What is searched, on the device once it is first needed: who only encodes takes no room there."""
+        if self._device.kind != "cpu":
+            settings = GpuSettings(kept_bytes=SEARCH_BYTES)
+            self._given.to(self._device.kind, rows=self._device.rows, settings=settings)
+        return self._given
 
     @cached_property
     def _known(self) -> KnownQueries:
         """What is known of users, made when it is first needed: who only encodes does not load the search."""
-        return KnownQueries(self._index, self._vectors.table, self._seen)
+        return KnownQueries(self._index, self._vectors.table, self._seen, backend=self._backend)
 
     @cached_property
     def _seen(self) -> ExcludedRows:
@@ -145,8 +166,20 @@ class Recall:
 
     def warm_up(self) -> None:
         """Let the search be compiled."""
-        self._index.warm_up()
+        self._index.warm_up(self._backend)
         self._known.warm_up()
+        if self._backend == "cuda":
+            self.warm_up_shapes()
+
+    def warm_up_shapes(self) -> None:
+        """Search in the shapes that most calls have: on a GPU each has kernels and a graph of its own."""
+        item, place = self._given.ids[:1], self._vectors.room(1)
+        self._vectors.table[place] = self._given.embeddings[0]  # any vector that has sound scores
+        self._written(place)
+        batches = [1 << power for power in range(MAX_BATCH.bit_length())]
+        for batch, k in itertools.product(batches, _WARM_KS):
+            for also in (None, [item] * batch):
+                self._known.search(np.full(batch, self._nobody), np.repeat(place, batch), k, also)
 
     def kept(self, users: Ids) -> Ids | None:
         """Return the places of the vectors of (B,) users, (B,) int64, where all of them are kept."""
@@ -156,6 +189,10 @@ class Recall:
     def search_kept(self, users: Ids, places: Ids, k: int) -> TopK:
         """Return the k best items of users whose vectors are kept, none of which they have seen."""
         return self._known.search(users, places, k)
+
+    def search_vectors(self, vectors: Floats, k: int, exclude: Sequence[Ids]) -> TopK:
+        """Return the k best items for each of (B, D) vectors."""
+        return self._index.search(vectors, k, exclude=exclude, backend=self._backend)
 
     def encode(self, queries: Sequence[Query], numbers: Ids) -> Batch:
         """Encode the users of B queries, whose numbers are given. The vectors stay where they are until the next batch.
@@ -181,6 +218,7 @@ class Recall:
                 raise ValueError("a text came, and the model reads none; expected a user id or a history")
             self._vectors.table[places[texts]] = self._texts.encode([queries[row].text for row in texts])
             fallback[texts] = False
+        self._written(places[new])
         seen = np.where(known.stored < 0, self._nobody, known.stored)
         return Batch(queries, known, seen, places, fallback, by_user[users[by_user] >= 0])
 
@@ -191,7 +229,12 @@ class Recall:
     def keep(self, batch: Batch) -> None:
         """Keep the vectors of a batch that is done with; not before, for it could need one whose place is taken."""
         if len(batch.fresh):
-            self._vectors.keep(batch.known.stored[batch.fresh], batch.places[batch.fresh])
+            self._written(self._vectors.keep(batch.known.stored[batch.fresh], batch.places[batch.fresh]))
+
+    def _written(self, places: Ids) -> None:
+        """Tell a device that has a copy of the vectors; who only encodes has none."""
+        if "_known" in self.__dict__:
+            self._known.refresh(places)
 
     def search(self, batch: Batch, rows: Sequence[int], k: int, among: Among | None = None) -> TopK:
         """Return the k best items of some rows of a batch, all of which have an allow list or none has.
@@ -210,7 +253,7 @@ class Recall:
         alone, parts, order = [], [], []
         alike = among.alike()
         for together in alike:
-            is_few = op.resolve("auto") == "cpu" and among.items.sizes[among.groups[together[0]]].sum() <= self._few
+            is_few = self._backend == "cpu" and among.items.sizes[among.groups[together[0]]].sum() <= self._few
             if is_few or len(together) >= _FEW or len(alike) == 1:
                 more = None if also is None else [also[row] for row in together]
                 parts.append(
@@ -233,9 +276,9 @@ class Recall:
         vectors = self._vectors.table[places]
         if is_few:
             index = self._index.subset(among.items.rows(among.groups[0]))
-            return index.search(vectors, k, exclude=(self._index.ids[excluded.rows], excluded.offsets))
+            return index.search(vectors, k, exclude=(self._index.ids[excluded.rows], excluded.offsets), backend="cpu")
         mask = among.narrow(0, np.ones(self._index.rows, np.bool_))
-        return self._index.search(vectors, k, exclude=excluded, allow=mask)
+        return self._index.search(vectors, k, exclude=excluded, allow=mask, backend=self._backend)
 
     def _search_masked(
         self, seen: Ids, places: Ids, k: int, also: list[Ids] | None, allows: Sequence[Ids], among: Among | None
@@ -253,7 +296,8 @@ class Recall:
             if among is not None:
                 for line, row in zip(mask, range(at, len(seen)), strict=False):
                     among.narrow(row, line)
-            parts.append(self._index.search(self._vectors.table[places[here]], k, exclude=excluded, allow=mask))
+            vectors = self._vectors.table[places[here]]
+            parts.append(self._index.search(vectors, k, exclude=excluded, allow=mask, backend=self._backend))
         return TopK(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 

@@ -47,8 +47,9 @@ class UserVectors:
         """Return the places for n vectors of the batch at hand, (n,) int64; they are free again for the next one."""
         return np.arange(len(self._owners), len(self._owners) + n)
 
-    def keep(self, users: Ids, places: Ids) -> None:
-        """Keep the vectors in the places of some (B,) users; of those who come to share one, the last."""
+    def keep(self, users: Ids, places: Ids) -> Ids:
+        """Keep the vectors in the places of some (B,) users, and return where; of those who share one, the last."""
         owned = users % len(self._owners)
         self._owners[owned] = users
         self.table[owned] = self.table[places]
+        return owned

@@ -99,7 +99,7 @@ class _Plan:
         gains: (G,) what the items of a group gain.
         by_gain: (G,) the groups, those that gain most first.
         left: (C,) what the caps leave of a category, -1 for no cap.
-        is_open: (G,) bool: the caps leave anything of the group.
+        is_open: (G,) bool: there are items in the group, and the caps leave room for one.
     """
 
     gains: Doubles
@@ -162,7 +162,12 @@ class RuleStage:
             if id(rule) not in plans:
                 plans[id(rule)] = self._plan(rule)
             lists.append(_List(row, rule, k, plans[id(rule)], self._categories, self._groups, self._index))
-        wanted = [Wanted(each.row, self._first(each), each.plan.is_open) for each in lists]
+        # Where the caps leave room for nothing, nothing is fetched.
+        wanted = [
+            Wanted(each.row, self._first(each), each.plan.is_open)
+            for each in lists
+            if each.plan.is_open.any() or not each.settle()
+        ]
         while wanted:
             following: list[Wanted] = []
             for some in _of_like_size(wanted):
@@ -194,8 +199,8 @@ class RuleStage:
                 if name in categories.numbers:
                     # More than there are items is no cap; and it may be more than fits.
                     values[categories.numbers[name]] = min(value, self._index.rows) if table is rules.caps else value
-        gains = categories.sums(weights)
-        return _Plan(gains, np.argsort(-gains, kind="stable"), left, open_groups(self._groups, left))
+        gains, is_open = categories.sums(weights), open_groups(self._groups, left)
+        return _Plan(gains, np.argsort(-gains, kind="stable"), left, is_open & (categories.sizes > 0))
 
 
 class _List:
@@ -217,7 +222,8 @@ class _List:
         self._k, self._diversity = k, rules.diversity
         self._categories, self._by_group, self._index = categories, groups, index
         n = categories.n_groups
-        self._limits, self._fronts, self._front_ids = np.full(n, np.inf), np.full(n, np.inf), np.full(n, -1, np.int64)
+        self._limits = np.where(categories.sizes > 0, np.inf, -np.inf)
+        self._fronts, self._front_ids = np.full(n, np.inf), np.full(n, -1, np.int64)
         self._ids, self._scores, self._orders = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0)
         self._groups, self._seen = np.empty(0, np.int64), np.zeros(n, np.int64)
         # Of a list that is not settled: what the caps leave, how many items it is short of, and the score that it would

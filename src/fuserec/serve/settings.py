@@ -10,11 +10,15 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
 from fuserec.contract import FRONT_DOORS
 from fuserec.errors import UsageError
 from fuserec.serve.limits import PARAMETER, Limits
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+RowsPlace = Literal["device", "host"]
+_CHOICES: Final = {"device": get_args(DeviceName), "device_rows": get_args(RowsPlace)}
 
 # With fewer, a queue policy makes calls wait for nothing, see `ServingConfig.instances`.
 FEWEST_FOR_A_POLICY = 2
@@ -28,7 +32,8 @@ class ServingConfig(Limits):
         instances: Processes of the front door (`recommend`; `rank` where nothing is retrieved). Each has an interpreter
             of its own, so two of them use two cores for what is Python, and maps the same pages of the index. A queue
             policy needs two: with one, the scheduler of server 2.51 leaves a request alone for 500 ms that comes in
-            the moment after an answer, before the process waits for the next.
+            the moment after an answer, before the process waits for the next. The first process is preferred, and the
+            others answer while it is busy.
         stage_instances: Processes of each of the other models, which are called less. With one they have no queue
             policy, for that reason.
         queue_size: Requests that may wait for one model; the next one is refused as UNAVAILABLE at once. It bounds the
@@ -39,6 +44,10 @@ class ServingConfig(Limits):
         queue_delay_us: Microseconds that a request waits for company. 0: those that come while a batch runs form the
             next one, which costs no latency. With more, servers without pull request 509 of
             triton-inference-server/core (July 2026) lose throughput by and by under a queue policy.
+        device: Where the search and the networks run: `cuda` refuses to start where it cannot, `auto` takes a CUDA
+            device where one has room, see `fuserec.serve.device`.
+        device_rows: Where the vectors lie that are scored exactly once the codes on the device have ruled out the rest:
+            on the `device`, or in memory of the `host`, for tables that the device has no room for.
 
     Raises:
         UsageError: One of them is out of its range.
@@ -49,9 +58,14 @@ class ServingConfig(Limits):
     queue_size: int = 8192
     queue_timeout_ms: float = 1_000.0
     queue_delay_us: int = 0
+    device: DeviceName = "auto"
+    device_rows: RowsPlace = "device"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"invalid {name}={getattr(self, name)!r}: must be one of {', '.join(choices)}")
         for name, least in (("instances", 1), ("stage_instances", 1), ("queue_size", 1), ("queue_delay_us", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} came as {getattr(self, name)}, expected at least {least}")
@@ -69,7 +83,7 @@ class ServingConfig(Limits):
         of_requests = {field.name for field in dataclasses.fields(Limits)}
         names = sorted((field.name for field in dataclasses.fields(cls)), key=of_requests.__contains__)
         kinds = {name: type(getattr(defaults, name)) for name in names}
-        values: dict[str, float] = {}
+        values: dict[str, float | str] = {}
         for setting in settings:
             name, _, text = setting.partition("=")
             if name not in kinds:
@@ -97,7 +111,7 @@ class ServingConfig(Limits):
         count = self.instances_of(model, models[0])
         policy = _POLICY.format(size=self.queue_size, timeout=round(1e3 * self.queue_timeout_ms))
         return interface + _SETTINGS.format(
-            count=count,
+            groups=_instance_groups(count),
             delay=self.queue_delay_us,
             policy=policy if count >= FEWEST_FOR_A_POLICY else _NO_POLICY,
             name=PARAMETER,
@@ -114,12 +128,27 @@ class ServingConfig(Limits):
         text_format.Merge(self.complete("", model, models), config)
 
 
+# The rate limiter gives a request to the free process with the least executions times this. So the others come first
+# only after the preferred one has executed a million requests for each of theirs.
+SPARE_PRIORITY = 1_000_000
+
+
+def _instance_groups(count: int) -> str:
+    """Return the instance groups of a model with `count` processes, the first of which is preferred."""
+    groups = ["{ kind: KIND_CPU count: 1 }"]
+    if count > 1:
+        groups.append(f"{{ kind: KIND_CPU count: {count - 1} rate_limiter {{ priority: {SPARE_PRIORITY} }} }}")
+    return ", ".join(groups)
+
+
 _SETTINGS = """
 # From here on: fuserec.serve.settings.ServingConfig, where each number has its reason.
 version_policy {{ latest {{ num_versions: 1 }} }}
 # CPU: which GPU to use is the business of the engine inside. Warm-up happens inside too, before a process is ready:
 # what the server could send of its own is zeros or noise.
-instance_group [ {{ kind: KIND_CPU count: {count} }} ]
+# The first process has the better priority: the others get a request only while it is busy, so that at low load one
+# process answers, with warm caches. It takes a server with --rate-limit=execution_count, as `fuserec serve` starts it.
+instance_group [ {groups} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {delay}
 {policy}}}

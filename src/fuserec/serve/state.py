@@ -1,16 +1,68 @@
-"""Notes about the servers running on this machine, so that `fuserec recommend` finds their catalogue."""
+"""Notes about the servers running on this machine: where they listen, over which repository, what they serve.
+
+`fuserec recommend` finds the catalogue by them, and `fuserec publish` waits in them for the word of a server.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import logging
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fuserec.errors import UsageError
 from fuserec.files import replacing_file
 from fuserec.serve.launcher import Address
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a version is not served; `at_s` is of the clock that only grows, which all processes here share."""
+
+    reason: str
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a server does about versions.
+
+    Attributes:
+        served: The version that answers.
+        candidate: The version that it is turning to; None for none.
+        doing: How far it is with that.
+        refused: Versions that are not served though they were wanted: why, and since when.
+        experiment: The one that was asked for (`kind`, `version`, `share`), its `state` (`waiting`, `opening`,
+            `running`, `refused`, `failed`) and the `reason` of it; None where there is none.
+        refusals: How often a version was refused since the launcher began.
+    """
+
+    served: int
+    candidate: int | None = None
+    doing: str | None = None
+    refused: dict[str, Refused] = field(default_factory=dict)
+    experiment: dict[str, object] | None = None
+    refusals: int = 0
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a note says of a server; `status` is None before its supervisor has begun, `told_at_s` is monotonic."""
+
+    repository: Path
+    host: str
+    ports: dict[str, int]
+    pid: int
+    status: Status | None
+    told_at_s: float
 
 
 def state_folder() -> Path:
@@ -18,38 +70,134 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "fuserec"
 
 
+class Notebook:
+    """The note of one server, kept up to date; serving does not depend on it.
+
+    Args:
+        address: Where the server listens.
+        repository: What it serves.
+    """
+
+    def __init__(self, address: Address, repository: Path) -> None:
+        self._address, self._repository = address, repository
+        self._path = _note(address.grpc_port)
+        self._works = True
+
+    def write(self, status: Status | None = None) -> None:
+        """Replace the note."""
+        document = {
+            "repository": str(self._repository),
+            "host": self._address.host,
+            "ports": self._address.ports,
+            "pid": os.getpid(),
+            "told_at_s": time.monotonic(),
+            "status": None if status is None else dataclasses.asdict(status),
+        }
+        try:
+            with replacing_file(self._path) as temporary:
+                temporary.write_text(json.dumps(document))
+        except OSError as error:
+            if self._works:
+                logger.warning(
+                    "no note about this server can be kept in %s (%s), so `fuserec publish` and `recommend` do not "
+                    "find it; XDG_STATE_HOME names another folder",
+                    self._path.parent,
+                    error.strerror,
+                )
+            self._works = False
+
+    def remove(self) -> None:
+        """Take the note away, if it is this server's."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if json.loads(self._path.read_bytes())["pid"] == os.getpid():
+                self._path.unlink()
+
+
 @contextlib.contextmanager
-def noted(address: Address, repository: Path) -> Iterator[None]:
+def noted(address: Address, repository: Path) -> Iterator[Notebook]:
     """Keep a note of a server for as long as the context lasts."""
-    note = _note(address.grpc_port)
-    with replacing_file(note) as temporary:
-        temporary.write_text(json.dumps({"repository": str(repository), "host": address.host, "ports": address.ports}))
+    notebook = Notebook(address, repository)
+    notebook.write()
     try:
-        yield
+        yield notebook
     finally:
-        note.unlink(missing_ok=True)
+        notebook.remove()
+
+
+def log_file(port: int) -> Path | None:
+    """Return the file for the log of the server on a gRPC port; None where no file can be written there."""
+    path = state_folder() / f"server-{port}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    except OSError as error:
+        logger.warning("no log can be written to %s (%s); see --log and XDG_STATE_HOME", path, error.strerror)
+        return None
+    return path
+
+
+def notes() -> list[Note]:
+    """Return what is noted of servers whose launchers run."""
+    return [note for path in _notes() if (note := _read(path)) is not None and _runs(note.pid)]
+
+
+def note_of(port: int) -> Note | None:
+    """Return what is noted of the server that listens on a port; None where nothing is."""
+    return next((note for note in notes() if port in note.ports.values()), None)
 
 
 def repository_of(port: int) -> Path | None:
     """Return the repository of the server of this machine that listens on `port`; None where no note says."""
-    document = _read(port)
-    return Path(document["repository"]) if document else None
+    note = note_of(port)
+    return note.repository if note else None
 
 
 def metrics_url_of(port: int) -> str | None:
     """Return where the server of this machine that listens on `port` tells its metrics; None where no note says."""
-    document = _read(port)
-    return f"http://{document['host']}:{document['ports']['metrics']}" if document else None
+    note = note_of(port)
+    return f"http://{note.host}:{note.ports['metrics']}" if note else None
 
 
-def _read(port: int) -> dict[str, Any] | None:
-    for note in _note(port).parent.glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            document: dict[str, Any] = json.loads(note.read_text())
-            if port in document["ports"].values() and {"repository", "host"} <= document.keys():
-                return document
+def _notes() -> list[Path]:
+    try:
+        return sorted((state_folder() / "servers").glob("*.json"))
+    except (OSError, RuntimeError):  # no such folder, or nobody's home
+        return []
+
+
+def _read(path: Path) -> Note | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        ports = {str(name): int(port) for name, port in document["ports"].items()}
+        status = document["status"]
+        return Note(
+            Path(document["repository"]),
+            str(document["host"]),
+            ports,
+            int(document["pid"]),
+            None if status is None else _status(status),
+            float(document["told_at_s"]),
+        )
     return None
 
 
+def _status(document: dict[str, Any]) -> Status:
+    refused = {version: Refused(**why) for version, why in document["refused"].items()}
+    return Status(**{**document, "refused": refused})
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def _note(port: int) -> Path:
-    return state_folder() / "servers" / f"{port}.json"
+    try:
+        return state_folder() / "servers" / f"{port}.json"
+    except RuntimeError as error:
+        raise UsageError(f"no home directory is known ({error}); give XDG_STATE_HOME a folder") from None

@@ -1,7 +1,11 @@
-"""Keep a server at work: bring back what died, and follow what the repository says is to be served.
+"""Keep a server at work: bring back what died or hangs, and follow what the repository says is to be served.
 
-The server answers "ready" with a model process dead (2.51: its calls fail after a second), so it is not asked. Twice
-a second the supervisor counts processes, and every few seconds it asks a question itself.
+What is served keeps being served until something better has answered. So one loop looks after the served version and
+never waits: twice a second it counts processes and reads their signs of life, while another thread asks questions
+(`fuserec.serve.canary`). Opening another version (`fuserec.serve.following`) and opening a model anew happen in
+threads, too, and whatever goes wrong with another version is said, counted and leaves the served one alone.
+
+The server itself is not asked: it answers "ready" with a model process dead (2.51: its calls fail after a second).
 """
 
 from __future__ import annotations
@@ -16,12 +20,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fuserec.errors import BundleError, LaunchError
-from fuserec.serve.launcher import Server
-from fuserec.serve.processes import children_of, model_processes, process_ids
-from fuserec.traffic import served_folder
+from fuserec.errors import BundleError, FuserecError, LaunchError
+from fuserec.serve.canary import Canary
+from fuserec.serve.following import Follower
+from fuserec.serve.launcher import NoRoomError, Server, StartError
+from fuserec.serve.processes import model_processes, open_files
+from fuserec.serve.state import Status
+from fuserec.serve.vitals import Vitals
 
 logger = logging.getLogger(__name__)
+
+# So few descriptors below its limit a server takes no more connections.
+_SPARE_FILES = 16
+# Starts of one version in a row that may fail before an older good one is tried.
+_STARTS_OF_ONE = 2
 
 
 @dataclass(frozen=True)
@@ -38,17 +50,21 @@ class Watch:
         forgive_s: After so long without a fault, the next one is the first again.
         most_restarts: In a row; with one more the supervisor gives up.
         leave_s: For the processes of a model that was opened anew to finish what they have begun.
+        load_s: For another version to be opened; then it is given up.
+        repair_s: For a model to be opened anew; then the server is started again.
     """
 
     tick_s: float = 0.5
-    canary_s: float = 5.0
-    canary_timeout_s: float = 2.0
+    canary_s: float = 1.0
+    canary_timeout_s: float = 1.5
     canary_failures: int = 3
     first_backoff_s: float = 0.5
     longest_backoff_s: float = 30.0
     forgive_s: float = 60.0
     most_restarts: int = 10
     leave_s: float = 10.0
+    load_s: float = 120.0
+    repair_s: float = 60.0
 
 
 class Backoff:
@@ -75,6 +91,51 @@ class Backoff:
         return min(grown, self._watch.longest_backoff_s)
 
 
+def start_with_good(server: Server, say: Callable[[str], object]) -> None:
+    """Start a server: with the wanted version if it has answered before, else with the last good one.
+
+    The supervisor turns to the wanted one later, so that nobody waits for a version that may never answer. Where
+    nothing was ever good, the wanted one is started, and older ones where it does not answer.
+
+    Raises:
+        BundleError: No version that could be served is whole.
+        LaunchError: None of them can be started.
+    """
+    problem: LaunchError | None = None
+    for version in server.versions.in_order(server.versions.first(cautiously=True)):
+        try:
+            server.start(version)
+        except StartError as error:
+            say(f"version {version} cannot be started with: {error}")
+            problem = problem or error
+        else:
+            return
+    assert problem is not None, "there is a first version, or `first` has raised"
+    raise problem
+
+
+class _Repair:
+    """Models being opened anew, in a thread of its own."""
+
+    def __init__(self, server: Server, models: list[str]) -> None:
+        self.models = models
+        self.began = time.monotonic()
+        self.error: Exception | None = None
+        self._server = server
+        self._thread = threading.Thread(target=self._run, name="fuserec-repair", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._server.reload(*self.models)
+        except Exception as error:
+            self.error = error
+
+
 class Supervisor:
     """Watches one started server.
 
@@ -82,19 +143,29 @@ class Supervisor:
         server: It is running; whoever started it also stops it.
         watch: How closely.
         on_event: Called with a line about each thing that happened.
+        on_status: Called with what is served and what became of other versions, whenever that changes.
     """
 
     def __init__(
-        self, server: Server, watch: Watch | None = None, on_event: Callable[[str], None] = logger.warning
+        self,
+        server: Server,
+        watch: Watch | None = None,
+        on_event: Callable[[str], object] = logger.warning,
+        on_status: Callable[[Status], object] = lambda status: None,
     ) -> None:
         self._server = server
         self._watch = watch or Watch()
-        self._say = on_event
+        self._on_event = on_event
         self._backoff = Backoff(self._watch)
-        self._misses = 0
-        self._refused = self._complaint = ""
-        # Process ids, and when they are to be gone.
-        self._leaving: dict[int, float] = {}
+        self._complaint = ""
+        self._repair: _Repair | None = None
+        self._canary: Canary | None = None
+        self._vitals = Vitals()
+        self._executions = 0
+        self._lacked: list[str] = []
+        self._next_repair = 0.0
+        self._failed_starts: Counter[int] = Counter()
+        self._follower = Follower(server, self._watch.load_s, self._say, on_status)
 
     def run(self, stop: threading.Event | None = None) -> None:
         """Watch until `stop` is set.
@@ -103,39 +174,169 @@ class Supervisor:
             LaunchError: The server dies again and again; the end of its log is in the message.
         """
         stop = stop or threading.Event()
-        next_canary = time.monotonic() + self._watch.canary_s
-        while not stop.wait(self._watch.tick_s):
-            if not self._server.is_running:
-                self._restart(self._server.epitaph(), stop)
-            elif lacking := self._expected() - self._present():
-                self._reload(next(iter(lacking)), stop)
-            elif time.monotonic() >= next_canary:
-                self._ask(stop)
-                next_canary = time.monotonic() + self._watch.canary_s
-            else:
-                self._end_leaving()
-                self._follow()
+        self._begin_watching()
+        try:
+            self._follower.started()
+            while not stop.wait(self._watch.tick_s):
+                self._tick(stop)
+        finally:
+            self._end_watching()
 
-    def _restart(self, why: str, stop: threading.Event) -> None:
+    def _tick(self, stop: threading.Event) -> None:
+        if not self._server.is_running:
+            self._restart(self._server.epitaph(), stop)
+            return
+        try:
+            fault = self._look() or self._judge_canary()
+        except (LaunchError, OSError):  # it has died at this very moment
+            return
+        if fault is not None:
+            self._restart(fault, stop, kill=True)
+            return
+        try:
+            if (why := self._mend()) is not None:
+                self._restart(why, stop, kill=True)
+                return
+        except (LaunchError, OSError):
+            return
+        try:
+            self._server.end_leaving(self._watch.leave_s)
+            if self._repair is None:
+                self._follower.follow()
+        except Exception as error:  # of another version, or of what the repository says: the served one goes on
+            if not isinstance(error, FuserecError | OSError):
+                logger.exception("the repository cannot be followed")
+            self._complain(f"what the repository says cannot be followed: {type(error).__name__}: {error!s:.300}")
+        if self._follower.to_start is not None:
+            self._restart(f"the server cannot open version {self._follower.to_start} while it runs", stop)
+
+    def _look(self) -> str | None:
+        """Kill the processes that hang; return why the server itself has to go, None where it need not."""
+        pid = self._server.pid
+        serving = self._server.serving()
+        faults = self._vitals.look(self._server.vitals, [pid, *serving])
+        if pid in faults:
+            return f"the server {faults.pop(pid)}"
+        for hung, how in faults.items():
+            self._say(f"process {hung} of a model {how}; it is killed")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(hung, signal.SIGKILL)
+        return None
+
+    def _judge_canary(self) -> str | None:
+        """Return why the server counts as dead, None while it does not."""
+        canary = self._canary
+        if canary is None:
+            return None
+        done = self._vitals.executions()
+        if canary.misses == 0 or self._repair is not None or self._server.lacking():
+            self._executions = done
+            if self._repair is not None:
+                canary.forgive()
+            return None
+        if canary.misses < self._watch.canary_failures:
+            return None
+        if done > self._executions:  # others are answered
+            self._complain(f"the server is too busy for a question of its supervisor: {canary.last_error}")
+            self._executions = done
+            canary.forgive()
+            return None
+        if (files := open_files(self._server.pid)) >= self._server.max_files - _SPARE_FILES:
+            self._complain(
+                f"the server takes no more connections: {files:,} files are open of {self._server.max_files:,} "
+                "(ulimit -n); it answers on those that it has"
+            )
+            canary.forgive()
+            return None
+        return f"no answer to {canary.misses} questions in a row: {canary.last_error}"
+
+    def _mend(self) -> str | None:
+        """Have models that lack a process opened anew; return why the server has to be started again instead."""
+        if self._repair is not None:
+            return self._settle_repair(self._repair)
+        lacking = self._server.lacking()
+        # At the moment that a model turns to another version its processes are others than those expected.
+        before, self._lacked = self._lacked, lacking
+        if not lacking or time.monotonic() < self._next_repair:
+            return None
+        if self._follower.is_opening and before != lacking:
+            return None
+        if self._follower.is_opening:
+            # Opening another version ends with what it opened taken back, and with this mended.
+            self._follower.yield_to_repair(lacking)
+            return None
+        for model in lacking:
+            self._say(f"a process of {model!r} has died; opening the model again")
+        self._repair = _Repair(self._server, lacking)
+        return None
+
+    def _settle_repair(self, repair: _Repair) -> str | None:
+        took_s = time.monotonic() - repair.began
+        if not repair.is_over:
+            return f"{repair.models} was not opened anew in {took_s:.0f} s" if took_s > self._watch.repair_s else None
+        self._repair = None
+        lacking = self._server.lacking()
+        if repair.error is not None:
+            if not self._is_worth_a_restart(repair.error, lacking):
+                self._complain(f"a process less serves {', '.join(map(repr, lacking))}: {repair.error}")
+                self._next_repair = time.monotonic() + self._watch.longest_backoff_s / 6.0
+                return None
+            return str(repair.error)
+        for model in repair.models:
+            if model in lacking:
+                return f"{model!r} was opened anew and still lacks a process"
+            self._say(f"{model!r} is whole again after {took_s:.1f} s")
+        return None
+
+    def _is_worth_a_restart(self, error: Exception, lacking: list[str]) -> bool:
+        """Return whether a new start may do better: not where each model still answers and the disk is at fault."""
+        there = model_processes(self._server.pid)
+        if not all(there[model] for model in lacking):
+            return True
+        if isinstance(error, NoRoomError):
+            return False
+        try:
+            self._server.versions.verified(self._server.manifest.version)
+        except (BundleError, OSError):
+            return False
+        return True
+
+    def _restart(self, why: str, stop: threading.Event, *, kill: bool = False) -> None:
+        last_good = self._follower.served
+        if self._follower.to_start is not None and self._failed_starts[self._follower.to_start] < _STARTS_OF_ONE:
+            last_good = self._follower.to_start
+        self._end_watching()
         while (wait_s := self._backoff.next_s()) is not None:
             self._say(f"{why}; starting it again" + (f" in {wait_s:.1f} s" if wait_s else ""))
             if stop.wait(wait_s):
                 return
             began = time.monotonic()
-            self._server.stop()
+            self._server.stop(kill=kill)
+            version = self._to_start(last_good)
             try:
-                if not self._start_when_whole(stop):
+                if not self._start_when_whole(version, stop):
                     return
             except LaunchError as error:
+                self._failed_starts[version] += isinstance(error, StartError)
                 why = str(error)
                 continue
-            self._misses = 0
-            self._leaving.clear()
+            self._failed_starts.clear()
+            self._begin_watching()
             self._say(f"the server answers again after {time.monotonic() - began:.1f} s")
+            self._follower.started()
             return
         raise LaunchError(f"{why}\nit died {self._watch.most_restarts} times in a row; not started again")
 
-    def _start_when_whole(self, stop: threading.Event) -> bool:
+    def _to_start(self, last_good: int) -> int:
+        """Return the version that a restart serves: the one that was, then those before it if it does not start."""
+        with contextlib.suppress(BundleError, OSError):  # the repository itself is gone, for now
+            for version in self._server.versions.in_order(last_good):
+                if self._failed_starts[version] < _STARTS_OF_ONE:
+                    return version
+        self._failed_starts.clear()
+        return last_good
+
+    def _start_when_whole(self, version: int, stop: threading.Event) -> bool:
         """Start the server; wait for a damaged repository, for it cannot mend itself and costs no start.
 
         Returns:
@@ -147,8 +348,8 @@ class Supervisor:
         wait_s = self._watch.first_backoff_s
         while True:
             try:
-                self._server.start()
-            except BundleError as error:
+                self._server.start(version)
+            except (BundleError, OSError) as error:
                 self._complain(f"nothing is served until the repository is mended: {error}")
             else:
                 self._complaint = ""
@@ -156,70 +357,28 @@ class Supervisor:
             if stop.wait(wait_s):
                 return False
             wait_s = min(2.0 * wait_s, self._watch.longest_backoff_s)
+            with contextlib.suppress(BundleError):  # another one may be wanted by now, and be whole
+                version = self._server.versions.verified(self._server.versions.wanted()).version
 
-    def _reload(self, model: str, stop: threading.Event) -> None:
-        self._say(f"a process of {model!r} has died; opening the model again")
-        began = time.monotonic()
-        before = process_ids(self._server.pid, model)
-        try:
-            self._server.reload(model)
-        except LaunchError as error:
-            self._restart(str(error), stop)
-            return
-        self._leaving |= dict.fromkeys(before, time.monotonic() + self._watch.leave_s)
-        if self._expected()[model] > self._present()[model]:
-            self._restart(f"{model!r} was opened anew and still lacks a process", stop)
-            return
-        self._say(f"{model!r} is whole again after {time.monotonic() - began:.1f} s")
+    def _begin_watching(self) -> None:
+        self._vitals = Vitals()
+        self._executions = 0
+        self._canary = Canary(self._server, self._watch.canary_s, self._watch.canary_timeout_s).start()
 
-    def _ask(self, stop: threading.Event) -> None:
-        try:
-            self._server.canary(1e3 * self._watch.canary_timeout_s)
-        except LaunchError as error:
-            self._misses += 1
-            logger.warning("no answer to the canary, %d in a row: %s", self._misses, error)
-            if self._misses >= self._watch.canary_failures:
-                self._restart(str(error), stop)
-        else:
-            self._misses = 0
-
-    def _follow(self) -> None:
-        """Serve what the repository says; what cannot be served is named once and left until something else is said."""
-        try:
-            bundle = served_folder(self._server.repository)
-            if bundle.name in (str(self._server.manifest.version), self._refused):
-                return
-            began = time.monotonic()
-            self._refused = bundle.name
-            self._server.swap(bundle)
-        except (BundleError, LaunchError) as error:
-            self._complain(f"version {self._server.manifest.version} goes on: {error}")
-            return
-        self._refused = self._complaint = ""
-        self._say(f"version {bundle.name} is served, after {time.monotonic() - began:.1f} s")
+    def _end_watching(self) -> None:
+        if self._canary is not None:
+            self._canary.stop()
+        self._canary = self._repair = None
+        self._follower.give_up()
 
     def _complain(self, what: str) -> None:
         if what != self._complaint:
             self._say(what)
         self._complaint = what
 
-    def _present(self) -> Counter[str]:
-        """Return how many processes each model has, without those of a model that has been opened anew since."""
-        return model_processes(self._server.pid, but=self._leaving)
-
-    def _end_leaving(self) -> None:
-        """End what should have left.
-
-        Server 2.51 waits for ever for what the process that died had begun, and so never ends its siblings.
-        """
-        for pid in [pid for pid, until in self._leaving.items() if time.monotonic() > until]:
-            del self._leaving[pid]
-            if pid in children_of(self._server.pid):
-                logger.warning("process %d of a model that was opened anew is ended", pid)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-    def _expected(self) -> Counter[str]:
-        """Return how many processes each model should have."""
-        models = self._server.manifest.models
-        return Counter({model: self._server.settings.instances_of(model, models[0]) for model in models})
+    def _say(self, what: str) -> None:
+        """Tell whoever listens; that nobody can (a terminal that was closed, a full disk) is no reason to end."""
+        try:
+            self._on_event(what)
+        except Exception as error:
+            logger.debug("an event cannot be told (%s): %s", error, what)

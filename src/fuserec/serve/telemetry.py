@@ -33,6 +33,7 @@ CERTIFIED: Final = Metric("fuserec_certified_total", "Searches that the first pa
 REPAIRED: Final = Metric("fuserec_repaired_total", "Searches that had to be widened", ("version",))
 UNKNOWN_IDS: Final = Metric("fuserec_unknown_ids_total", "Ids that the catalogue does not hold", _MODEL)
 INDEX_CREATED: Final = Metric("fuserec_index_created_seconds", "Unix time of the export", ("version",), kind="gauge")
+DEVICE: Final = Metric("fuserec_device", "1 for where a model of a version computes", ("device", *_MODEL), kind="gauge")
 _PAIR: Final = ("version", "candidate")
 SHADOW_OVERLAP: Final = Metric("fuserec_shadow_overlap_sum", "Shares of items in common, added up over rows", _PAIR)
 SHADOW_ROWS: Final = Metric("fuserec_shadow_rows_total", "Rows that a shadow answered too", _PAIR)
@@ -51,6 +52,7 @@ METRICS: Final = (
     REPAIRED,
     UNKNOWN_IDS,
     INDEX_CREATED,
+    DEVICE,
     SHADOW_OVERLAP,
     SHADOW_ROWS,
     SHADOW_SECONDS,
@@ -158,10 +160,17 @@ class Telemetry:
         version: Number of the bundle.
         stages: What is timed beside the execution.
         created: UTC time of the export, ISO 8601; None where it is not to be told.
+        device: `cpu` or `cuda`, where it computes; None likewise.
     """
 
     def __init__(
-        self, tally: Tally, model: str, version: int, stages: Sequence[str] = (), created: str | None = None
+        self,
+        tally: Tally,
+        model: str,
+        version: int,
+        stages: Sequence[str] = (),
+        created: str | None = None,
+        device: str | None = None,
     ) -> None:
         name, number = model, str(version)
         self._watch = Stopwatch()
@@ -177,6 +186,8 @@ class Telemetry:
         self._repaired = tally.number(REPAIRED, number)
         if created is not None:
             tally.number(INDEX_CREATED, number).set(datetime.datetime.fromisoformat(created).timestamp())
+        if device is not None:
+            tally.number(DEVICE, device, name, number).set(1.0)
 
     def timed(self, stage: str) -> AbstractContextManager[None]:
         """Return what takes the time of a stage; not that of another within it."""

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH, TEXT_ENCODER
 from fuserec.manifest import Manifest
-from fuserec.serve.engines import Engine, open_engine
+from fuserec.serve.device import CPU, Device
+from fuserec.serve.engine_choice import open_engine
+from fuserec.serve.engines import Engine
 from fuserec.serve.padding import batches
 from fuserec.tokens import Tokenizer
 
@@ -26,13 +28,13 @@ class TextStage:
         self._engine = engine
 
     @classmethod
-    def open(cls, bundle: Path, manifest: Manifest) -> TextStage | None:
+    def open(cls, bundle: Path, manifest: Manifest, device: Device = CPU) -> TextStage | None:
         """Open the stage, if the bundle has one."""
         if manifest.text is None:
             return None
         text = manifest.text
         tokenizer = Tokenizer.read(bundle / "tokenizer.json", max_tokens=text.max_tokens, pad_id=text.pad_id)
-        return cls(tokenizer, open_engine(bundle, manifest, TEXT_ENCODER, threads=THREADS))
+        return cls(tokenizer, open_engine(bundle, manifest, TEXT_ENCODER, device=device, threads=THREADS))
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return (N, D) float32 unit vectors of N texts, N at least 1."""

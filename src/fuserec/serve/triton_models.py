@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +22,15 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from fuserec import contract
+from fuserec.errors import DeviceError, DeviceLost
 from fuserec.manifest import Manifest, served_bundle
 from fuserec.rules import MAX_JSON, Rules
+from fuserec.serve.device import Device
 from fuserec.serve.experiment import Experiments, Side
 from fuserec.serve.explain import Explanation, explain
+from fuserec.serve.faults import Departure, device_fault
 from fuserec.serve.handover import Handover, ServerLedger
+from fuserec.serve.heartbeat import Heartbeat
 from fuserec.serve.heavy_requests import HeavyRequests, LaneFull, error_response, fields, response_of, stack
 from fuserec.serve.inputs import Inputs, checked_k, id_lists, required, same_rows, strings, switches
 from fuserec.serve.limits import Estimate, Limits
@@ -52,11 +57,16 @@ class _Model(abc.ABC):
     def initialize(self, args: dict[str, str]) -> None:
         """Open and warm the pipeline; an exception here makes the model, and so the server, fail to start."""
         model, version = args["model_name"], int(args["model_version"])
+        self.heartbeat = Heartbeat.of_environment()
+        self.heartbeat.start()
         self.observing = Observing.of_environment()
         log_to(sys.stderr, self.observing.log_format, model=model, version=version)
         logging.getLogger("fuserec").setLevel(logging.INFO)
         config = json.loads(args["model_config"])
         self.limits = Limits.of_config(config)
+        self.departure = Departure()
+        self.device = self.choose_device()
+        logger.info("device: %s", self.device)
         if self.searches:
             _share_cores(config)
         # The front door's version folder is the bundle; the single stages read the one of the same version.
@@ -65,7 +75,8 @@ class _Model(abc.ABC):
         bundle = served_bundle(repository, version)
         self.open(bundle)
         self.tally = Tally()
-        self.telemetry = Telemetry(self.tally, model, version, self.stages, Manifest.read(bundle).created)
+        created = Manifest.read(bundle).created
+        self.telemetry = Telemetry(self.tally, model, version, self.stages, created, self.device.kind)
         self.watch(bundle)
         # What is there now stays: a full collection would look through all of it, and take 100 ms of a caller's time.
         gc.collect()
@@ -76,10 +87,15 @@ class _Model(abc.ABC):
     def finalize(self) -> None:
         """Hand over what was counted last; the server has let every request finish."""
         self.handover.stop()
+        self.heartbeat.stop()
+
+    def choose_device(self) -> Device:
+        """Return where it computes."""
+        return Device.of_environment()
 
     def open(self, bundle: Path) -> None:
         """Open and warm what answers."""
-        self.pipeline = Pipeline.open(bundle)
+        self.pipeline = Pipeline.open(bundle, self.device)
         self.pipeline.warm_up()
 
     def watch(self, bundle: Path) -> None:
@@ -88,13 +104,24 @@ class _Model(abc.ABC):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request, and count it."""
+        self.heartbeat.begin()
+        try:
+            return self._execute(requests)
+        finally:
+            self.heartbeat.end()
+
+    def _execute(self, requests: Sequence[Any]) -> list[Any]:
         try:
             with self.telemetry.executing():
                 responses = self.answer(requests)
-        except Exception:
+        except Exception as error:
             execution = self.telemetry.executed()
             logger.exception("an execution failed", extra=fields(requests, execution))
-            raise
+            fault = device_fault(error)
+            if fault is None:
+                raise
+            self.depart_after(fault)
+            return [error_response(str(fault), pb_utils.TritonError.UNAVAILABLE) for _ in requests]
         execution = self.telemetry.executed()
         if execution.seconds[TOTAL] > 1e-3 * self.observing.slow_ms:
             logger.warning("a slow execution", extra=fields(requests, execution))
@@ -132,6 +159,8 @@ class _Model(abc.ABC):
         try:
             responses = [response_of(outputs) for outputs in self.run(batches)]
         except Exception as error:
+            if device_fault(error) is not None:
+                raise
             if len(batches) > 1:
                 return [response for batch in batches for response in self._answered([batch])]
             logger.exception("a request failed")
@@ -139,6 +168,11 @@ class _Model(abc.ABC):
             return [error_response(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)]
         self.telemetry.ended(ANSWERED, len(batches))
         return responses
+
+    def depart_after(self, fault: DeviceError) -> None:
+        """End this process where its GPU is lost to it; another answers what this one cannot."""
+        if isinstance(fault, DeviceLost):
+            self.departure.begin()
 
     def put_off(self, request: Any, batch: Any) -> bool:
         """Return whether a request was taken to be answered later; `LaneFull` refuses it."""
@@ -164,9 +198,19 @@ class RecommendModel(_Model):
         beside, version = self.tally.beside(), int(bundle.name)
         heavy = Side(self.pipeline.twin(), Telemetry(beside, contract.RECOMMEND, version, self.stages), beside)
         heavy.pipeline.watcher = heavy.telemetry
-        self.experiments = Experiments(bundle, self.pipeline, self.tally, self.telemetry, heavy=heavy)
+        self.experiments = Experiments(
+            bundle,
+            self.pipeline,
+            self.tally,
+            self.telemetry,
+            heavy=heavy,
+            open_candidate=partial(Pipeline.open, device=self.device),
+            on_change=self.heartbeat.tell,
+        )
         self.experiments.start()
-        self.heavy = HeavyRequests(self.experiments, heavy.telemetry, self.limits, self.observing.slow_ms)
+        self.heavy = HeavyRequests(
+            self.experiments, heavy.telemetry, self.limits, self.observing.slow_ms, self.depart_after
+        )
         self.heavy.start()
         self.estimate = Estimate(self.pipeline.n_items, self.pipeline.dim)
         self.heavy_ms = max(self.limits.heavy_ms, 2.0 * self.estimate.plain_ms)
@@ -219,7 +263,7 @@ class EncodeModel(_Model):
 
     def open(self, bundle: Path) -> None:
         """Open the pipeline, and warm the stage of it that is used."""
-        self.pipeline = Pipeline.open(bundle)
+        self.pipeline = Pipeline.open(bundle, self.device)
         self.pipeline.encode([Query(contract.NO_ID, NO_IDS, NO_IDS, 1)])
 
     def read(self, inputs: Inputs) -> list[Query]:
@@ -294,7 +338,7 @@ class RankModel(_Model):
         """Open the ranker, which needs neither the user tower nor the index."""
         manifest = Manifest.read(bundle)
         manifest.verify(bundle.parents[1])
-        stage = RankStage.open(bundle, manifest)
+        stage = RankStage.open(bundle, manifest, self.device)
         if stage is None:
             raise ValueError(f"{bundle} has no ranker, yet {contract.RANK} is among its models")
         self.stage, self.users = stage, Users.load(bundle, manifest)
@@ -324,6 +368,11 @@ class RankModel(_Model):
 
 class ExplainModel(_Model):
     """`explain`: user_id, history, item_id, history_only -> item_ids, contributions, score, baseline."""
+
+    def open(self, bundle: Path) -> None:
+        """Open the pipeline, and warm the stages of it that are used: a table on the device is not among them."""
+        self.pipeline = Pipeline.open(bundle, self.device)
+        self.pipeline.warm_up_scores()
 
     def read(self, inputs: Inputs) -> list[tuple[Query, int]]:
         """Read one request as a query and an item a row."""

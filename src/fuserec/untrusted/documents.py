@@ -24,9 +24,11 @@ def read_bytes(path: Path, limit_bytes: int, error: type[ValueError]) -> bytes:
     Raises:
         error: There is no such file, it cannot be read, or it is larger.
     """
-    if not path.is_file():
-        raise error(f"{path} cannot be read: it is missing or not a file; expected one of at most {limit_bytes} bytes")
     try:
+        if not path.is_file():
+            raise error(
+                f"{path} cannot be read: it is missing or not a file; expected one of at most {limit_bytes} bytes"
+            )
         with path.open("rb") as file:
             content = file.read(limit_bytes + 1)
     except OSError as reason:

@@ -47,7 +47,7 @@ def served_version(server: Server) -> int:
 @contextlib.contextmanager
 def published(server: Server, source: Path) -> Iterator[Path]:
     """Put another version into the repository of a server; it is gone again afterwards."""
-    version = rollout.publish(source, server.repository, keep=10)
+    version = rollout.publish(source, server.repository, keep=10, force=True)
     try:
         yield server.repository / "recommend" / str(version)
     finally:

@@ -9,39 +9,21 @@ k, `keep_best_kernel` holds the best keys in registers and needs no second pass.
 import triton
 import triton.language as tl
 
-from fuserec.kernels.search._kernel_parts import EMPTY, kept_rows, pack, write_queries
-
-
-@triton.jit(do_not_specialize=["n_queries"])
-def pool_kernel(
-    queries_ptr, magnitudes_ptr,  # outputs
-    table_ptr, ids_ptr, bags_ptr, weights_ptr,  # inputs
-    n_queries, dim, stride_queries,  # sizes
-    KIND: tl.constexpr, WEIGHTED: tl.constexpr, NORMALIZE: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_POOL: tl.constexpr,
-):  # fmt: skip
-    """queries[b] = the query as it is scored; one program does BLOCK_Q of them.
-
-    A launch of its own, as the kernels below cut the rows into many programs: 50 rows pooled in each of 8000 tiles
-    would add a third to the bytes of a scan of 1M x 128.
-    """
-    offs_q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    write_queries(
-        queries_ptr, magnitudes_ptr, table_ptr, ids_ptr, bags_ptr, weights_ptr, offs_q, offs_q < n_queries, dim,
-        stride_queries, KIND, WEIGHTED, NORMALIZE, BLOCK_Q, BLOCK_POOL,
-    )  # fmt: skip
+from fuserec.kernels.search._kernel_parts import EMPTY, kept_rows, pack
 
 
 @triton.jit
 def _keys(
-    items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, allow_ptr,  # inputs
-    offs_q, mask_q, first_row, n_rows, n_steps, stride_items, stride_queries, stride_allow,
-    EXCLUDE: tl.constexpr, ALLOW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    items_ptr, queries_ptr,
+    out_offsets_ptr, out_rows_ptr, seen_offsets_ptr, seen_rows_ptr, lists_ptr, allow_ptr,  # inputs
+    offs_q, mask_q, first_row, n_rows, n_steps, n_seen_steps, stride_items, stride_queries, stride_allow,
+    EXCLUDE: tl.constexpr, SEEN: tl.constexpr, ALLOW: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Tile (BLOCK_Q, BLOCK_N) of keys of q.e."""
     offs_n = first_row + tl.arange(0, BLOCK_N)
     mask_n = offs_n < n_rows
-    score = tl.zeros((BLOCK_Q, BLOCK_N), tl.float32)
+    score = tl.full((BLOCK_Q, BLOCK_N), 0.0, tl.float32)
     # Both strides are multiples of 16 and the columns from dim on are zero, so that loads are as wide as they can be.
     for start in range(0, stride_items, BLOCK_D):
         offs_d = start + tl.arange(0, BLOCK_D)
@@ -56,18 +38,20 @@ def _keys(
             # "ieee": the tensor cores' TF32 would round both factors to 10 bits.
             score = tl.dot(query, tl.trans(item), acc=score, input_precision="ieee")
     kept = kept_rows(
-        out_offsets_ptr, out_rows_ptr, allow_ptr, offs_q, mask_q, first_row, offs_n, n_rows, n_steps, stride_allow,
-        EXCLUDE, ALLOW, BLOCK_N,
+        out_offsets_ptr, out_rows_ptr, seen_offsets_ptr, seen_rows_ptr, lists_ptr, allow_ptr,
+        offs_q, mask_q, first_row, offs_n, n_rows, n_steps, n_seen_steps, stride_allow,
+        EXCLUDE, SEEN, ALLOW, BLOCK_N,
     )  # fmt: skip
     return pack(score, offs_n[None, :], kept)
 
 
-@triton.jit(do_not_specialize=["n_queries", "n_steps"])
+@triton.jit(do_not_specialize=["n_queries", "n_steps", "n_seen_steps"])
 def block_best_kernel(
     best_ptr,  # outputs
-    items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, allow_ptr,  # inputs
-    n_queries, n_rows, n_steps, stride_items, stride_queries, stride_allow,  # sizes
-    EXCLUDE: tl.constexpr, ALLOW: tl.constexpr,
+    items_ptr, queries_ptr,
+    out_offsets_ptr, out_rows_ptr, seen_offsets_ptr, seen_rows_ptr, lists_ptr, allow_ptr,  # inputs
+    n_queries, n_rows, n_steps, n_seen_steps, stride_items, stride_queries, stride_allow,  # sizes
+    EXCLUDE: tl.constexpr, SEEN: tl.constexpr, ALLOW: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_BEST: tl.constexpr,
 ):  # fmt: skip
     """best[b, j] = max of key(b, n) over the rows n of block j; one program does (BLOCK_Q, BLOCK_N) of b and n.
@@ -82,9 +66,9 @@ def block_best_kernel(
     offs_q = (pid % n_query_tiles) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     mask_q = offs_q < n_queries
     key = _keys(
-        items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, allow_ptr,
-        offs_q, mask_q, tile * BLOCK_N, n_rows, n_steps, stride_items, stride_queries, stride_allow,
-        EXCLUDE, ALLOW, BLOCK_Q, BLOCK_N, BLOCK_D,
+        items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, seen_offsets_ptr, seen_rows_ptr, lists_ptr, allow_ptr,
+        offs_q, mask_q, tile * BLOCK_N, n_rows, n_steps, n_seen_steps, stride_items, stride_queries, stride_allow,
+        EXCLUDE, SEEN, ALLOW, BLOCK_Q, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     n_best: tl.constexpr = BLOCK_N // BLOCK_BEST
     best = tl.max(tl.reshape(key, (BLOCK_Q, n_best, BLOCK_BEST)), axis=2)
@@ -94,33 +78,37 @@ def block_best_kernel(
     tl.store(pointers, best, mask=mask_q[:, None] & (offs_best < n_blocks)[None, :])
 
 
-@triton.jit(do_not_specialize=["n_queries", "n_steps", "n_picked"])
+@triton.jit(do_not_specialize=["n_queries", "n_steps", "n_seen_steps", "n_picked"])
 def reopen_kernel(
     keys_ptr,  # outputs
     picked_ptr,
-    items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, allow_ptr,  # inputs
-    n_queries, n_rows, n_steps, stride_items, stride_queries, stride_allow, n_picked,  # sizes
-    EXCLUDE: tl.constexpr, ALLOW: tl.constexpr, BLOCK_BEST: tl.constexpr, BLOCK_D: tl.constexpr,
+    items_ptr, queries_ptr,
+    out_offsets_ptr, out_rows_ptr, seen_offsets_ptr, seen_rows_ptr, lists_ptr, allow_ptr,  # inputs
+    n_queries, n_rows, n_steps, n_seen_steps, stride_items, stride_queries, stride_allow, n_picked,  # sizes
+    EXCLUDE: tl.constexpr, SEEN: tl.constexpr, ALLOW: tl.constexpr, BLOCK_BEST: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """keys[b, j, :] = keys of the BLOCK_BEST rows of block picked[b, j]; one program does one (b, j)."""
     pid = tl.program_id(0)
     offs_q = pid // n_picked + tl.arange(0, 1)
     first_row = tl.load(picked_ptr + pid) * BLOCK_BEST
     key = _keys(
-        items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, allow_ptr,
-        offs_q, offs_q < n_queries, first_row, n_rows, n_steps, stride_items, stride_queries, stride_allow,
-        EXCLUDE, ALLOW, 1, BLOCK_BEST, BLOCK_D,
+        items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, seen_offsets_ptr, seen_rows_ptr, lists_ptr, allow_ptr,
+        offs_q, offs_q < n_queries, first_row, n_rows, n_steps, n_seen_steps,
+        stride_items, stride_queries, stride_allow,
+        EXCLUDE, SEEN, ALLOW, 1, BLOCK_BEST, BLOCK_D,
     )  # fmt: skip
     pointers = keys_ptr + pid.to(tl.int64) * BLOCK_BEST + tl.arange(0, BLOCK_BEST)
     tl.store(pointers[None, :], key)
 
 
-@triton.jit(do_not_specialize=["n_queries", "n_steps", "tiles_a_program"])
+@triton.jit(do_not_specialize=["n_queries", "n_steps", "n_seen_steps", "tiles_a_program"])
 def keep_best_kernel(
     keys_ptr,  # outputs
-    items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, allow_ptr,  # inputs
-    n_queries, n_rows, n_steps, stride_items, stride_queries, stride_allow, tiles_a_program,  # sizes
-    EXCLUDE: tl.constexpr, ALLOW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, KEEP: tl.constexpr,
+    items_ptr, queries_ptr,
+    out_offsets_ptr, out_rows_ptr, seen_offsets_ptr, seen_rows_ptr, lists_ptr, allow_ptr,  # inputs
+    n_queries, n_rows, n_steps, n_seen_steps, stride_items, stride_queries, stride_allow, tiles_a_program,  # sizes
+    EXCLUDE: tl.constexpr, SEEN: tl.constexpr, ALLOW: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
     """keys[b, p, :] = the KEEP best keys of the p-th run of `tiles_a_program` tiles of BLOCK_N rows, in any order.
 
@@ -136,9 +124,10 @@ def keep_best_kernel(
     for step in range(tiles_a_program):
         tile = run * tiles_a_program + step
         key = _keys(
-            items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, allow_ptr,
-            offs_q, mask_q, tile * BLOCK_N, n_rows, n_steps, stride_items, stride_queries, stride_allow,
-            EXCLUDE, ALLOW, 1, BLOCK_N, BLOCK_D,
+            items_ptr, queries_ptr, out_offsets_ptr, out_rows_ptr, seen_offsets_ptr, seen_rows_ptr, lists_ptr,
+            allow_ptr,
+            offs_q, mask_q, tile * BLOCK_N, n_rows, n_steps, n_seen_steps, stride_items, stride_queries, stride_allow,
+            EXCLUDE, SEEN, ALLOW, 1, BLOCK_N, BLOCK_D,
         )  # fmt: skip
         if tl.max(key) > tl.min(best):
             both = tl.reshape(tl.join(best, tl.topk(key, KEEP)), (1, 2 * KEEP))

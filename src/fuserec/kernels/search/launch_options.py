@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from fuserec.kernels.search.gpu_config import (
+    COUNT_WARPS,
+    COUNTED,
     KEEP,
+    PLACE_WARPS,
+    PLACED,
     POOL_COLUMNS,
     POOL_QUERIES,
     POOL_WARPS,
     REOPEN_WARPS,
     RESCORE_ROWS,
     RESCORE_WARPS,
-    SCREEN_KEYS,
-    SCREEN_WARPS,
     GpuConfig,
     rescore_columns,
 )
@@ -34,16 +36,20 @@ def sift_options(config: GpuConfig, stride: int, *, sample: bool) -> Options:
         "BLOCK_N": config.block_n,
         "BLOCK_D": config.block_d,
         "BLOCK_BEST": config.block_best,
-        "BLOCK_POOL": config.block_pool,
         "NUM_STAGES": config.num_stages,
         # A sample reads filters too, and has few tiles: more threads, so that each has registers enough.
         "num_warps": max(8, config.num_warps) if sample and config.mma else config.num_warps,
     } | _MAX_REGISTERS
 
 
-def screen_options() -> Options:
-    """Return those of `screen_kernel`."""
-    return {"BLOCK_C": SCREEN_KEYS, "num_warps": SCREEN_WARPS} | _MAX_REGISTERS
+def count_options() -> Options:
+    """Return those of `floor_kernel` and `prune_kernel`."""
+    return {"BLOCK_C": COUNTED, "num_warps": COUNT_WARPS} | _MAX_REGISTERS
+
+
+def place_options() -> Options:
+    """Return those of `place_kernel`."""
+    return {"BLOCK_C": PLACED, "num_warps": PLACE_WARPS} | _MAX_REGISTERS
 
 
 def rescore_options(dim: int) -> Options:
@@ -51,8 +57,8 @@ def rescore_options(dim: int) -> Options:
     return {"BLOCK_C": RESCORE_ROWS, "BLOCK_D": rescore_columns(dim), "num_warps": RESCORE_WARPS} | _MAX_REGISTERS
 
 
-def pool_options() -> Options:
-    """Return those of `pool_kernel`."""
+def prepare_options() -> Options:
+    """Return those of `prepare_kernel`."""
     return {"BLOCK_Q": POOL_QUERIES, "BLOCK_POOL": POOL_COLUMNS, "num_warps": POOL_WARPS} | _MAX_REGISTERS
 
 

@@ -47,10 +47,10 @@ def search(
     *,
     normalize: bool,
     max_abs: float,
-    backend: str = "auto",
+    backend: str,
     resident: dict[str, Any],
 ) -> Found:
-    """Return the k best rows of each query under the total order.
+    """Return the k best rows of each query under the total order, found on the CPU; `device.py` has the other way.
 
     Args:
         items: (N, D) float32, C-contiguous.
@@ -60,15 +60,14 @@ def search(
         k: At least 1; beyond N the answer has a tail.
         normalize: Divide each query by its Euclidean norm (cosine).
         max_abs: Largest absolute value in `items`.
-        backend: See `resolve`.
-        resident: What backends keep from one call to the next, on the GPU for example; owned by the index.
+        backend: "cpu" or "reference"; of no queries, any.
+        resident: What backends keep from one call to the next; owned by the index.
 
     Raises:
         ValueError: A query is not finite, is zero where it must be normalised, or could overflow a float32 score; or
-            the backend is not to be had here.
+            its table is on a device.
     """
-    backend = resolve(backend)
-    if is_on_device(pool.table) and backend != "cuda":
+    if is_on_device(pool.table):
         raise ValueError(
             f"query table: got a tensor on {pool.table.device}, expected one in host memory for {backend!r}"
         )
@@ -80,23 +79,10 @@ def search(
         from fuserec.kernels.search import reference
 
         found = reference.search(items, pool, out, reach, normalize=normalize)
-    elif backend == "cpu":
+    else:
         from fuserec.kernels.search import _numba
 
         found = _numba.search(items, codes, pool, out, reach, normalize=normalize, resident=resident)
-    else:
-        from fuserec.kernels.search import _cuda
-
-        found = _cuda.search(
-            items,
-            pool,
-            out,
-            reach,
-            normalize=normalize,
-            interpret=backend == "interpret",
-            resident=resident,
-            codes=codes,
-        )
     check_magnitudes(found.magnitudes, normalize=normalize, max_abs=max_abs)
     if found.certified is None:
         found = _as_full_scan(found, len(items))
