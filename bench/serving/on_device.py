@@ -11,6 +11,7 @@ large catalogues of it and loads both servers in turns. docs/gpu-hosts.md has wh
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,25 @@ def prepare(folder: Path, onnxruntime: str | None = None) -> None:
         manifest.write(bundle)
 
 
+def check_environment() -> None:
+    """Raise unless the processes of the models would find what this one has: they do not look at PYTHONPATH.
+
+    Raises:
+        SystemExit: They would find something else.
+    """
+    code = "import numba, numpy, onnxruntime, fuserec.serve.pipeline as p; print(numpy.__version__, p.__file__)"
+    found = [
+        subprocess.run([sys.executable, *isolated, "-c", code], capture_output=True, text=True, check=False)
+        for isolated in ((), ("-I",))
+    ]
+    if found[1].returncode or found[0].stdout != found[1].stdout:
+        last = (found[1].stderr.strip().splitlines() or [found[1].stdout.strip()])[-1]
+        raise SystemExit(
+            f"the processes of the models would not find what this one does ({last}): they do not look at PYTHONPATH; "
+            "bash bench/serving/host.sh WHEELS VENV makes an environment that they take"
+        )
+
+
 def measure(trial: Trial) -> Iterator[Row]:
     """Yield rows: at each concurrency one a contender, and at the end of a catalogue what each answered at most."""
     for n_items in trial.items:
@@ -194,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.what == "prepare":
             prepare(folder, options.onnxruntime)
             return 0
+        check_environment()
         rows: list[Row] = []
         for row in measure(_trial(options, folder)):
             rows.append(row)

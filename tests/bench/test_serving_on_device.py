@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -137,6 +140,22 @@ def test_an_index_that_is_there_is_taken(folder: Path, tmp_path: Path) -> None:
     ItemIndex.build(np.ones((600, trained.dim + 1), np.float32)).save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=rf"^invalid index=.*: must have {trained.dim} columns"):
         large_repository(small, tmp_path / "other", 600, index=tmp_path / "other.safetensors")
+
+
+def test_packages_that_only_pythonpath_brings_are_no_good(tmp_path: Path) -> None:
+    """The processes of the models would take the numpy that lies elsewhere."""
+    code = "from bench.serving.on_device import check_environment as check; check()"
+    root = Path(on_device.__file__).parents[2]
+    for path, status in ((str(root), 0), (f"{root}{os.pathsep}{tmp_path / 'site'}", 1)):
+        (tmp_path / "site").mkdir(exist_ok=True)
+        (tmp_path / "site" / "onnxruntime.py").write_text("")
+        (tmp_path / "site" / "numba.py").write_text("raise ImportError('of PYTHONPATH')")
+        environment = os.environ | {"PYTHONPATH": path}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+        assert status == 0 or "bench/serving/host.sh WHEELS VENV" in done.stderr
 
 
 @pytest.mark.serving

@@ -1,6 +1,9 @@
 """The pipeline on a GPU answers as the pipeline on the CPU: its kernels run in Triton's interpreter here."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -273,6 +276,24 @@ def test_no_memory_left_is_no_lost_device(error: Exception) -> None:
 @pytest.mark.parametrize("error", [ValueError("a text came"), RuntimeError("shapes differ"), KeyError("CUDA")])
 def test_other_faults_stay_what_they_are(error: Exception) -> None:
     assert device_fault(error) is None
+
+
+def test_process_ends_once_it_has_answered() -> None:
+    """It takes no call until then, and runs nothing on its way out that could ask the device."""
+    code = """
+import atexit, threading
+from fuserec.serve.faults import Departure
+
+departure = Departure()
+departure.hold()
+atexit.register(print, "tidied up", flush=True)
+departure.begin()
+print("answered", flush=True)
+departure.hold()
+print("took another call", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (os.EX_TEMPFAIL, "answered\n"), done.stderr
 
 
 def test_a_lost_device_is_a_typed_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

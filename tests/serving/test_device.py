@@ -151,14 +151,3 @@ def test_lost_device(losing: tuple[Server, Path, list[str]]) -> None:
         after = once.recommend(user_id=5, k=5)
     np.testing.assert_array_equal(after.item_ids, before.item_ids)
     assert "which ends to be started again" in server.log.read_text()
-
-
-def test_callers_with_retries_do_not_notice(losing: tuple[Server, Path, list[str]]) -> None:
-    server, flag, events = losing
-    with client(server) as patient:
-        before = patient.recommend(user_id=5, k=5)
-        flag.touch()
-        for _ in range(20):
-            np.testing.assert_array_equal(patient.recommend(user_id=5, k=5).item_ids, before.item_ids)
-        assert not flag.exists()
-        wait_until(lambda: any("whole again" in event for event in events), "the model to be opened anew", 60.0)

@@ -24,6 +24,7 @@ from fuserec.manifest import bundle_folder
 from fuserec.serve import telemetry as names
 from fuserec.serve.deadlines import DeadlineExpired, WorkRefused
 from fuserec.serve.pipeline import Answer, Pipeline
+from fuserec.serve.plain import PlainAnswers, PlainBatch
 from fuserec.serve.query import Query
 from fuserec.serve.rules import Check, no_check
 from fuserec.serve.tally import Tally
@@ -161,6 +162,15 @@ class Experiments:
         answers = _as_served(side, queries, check)
         for row in np.flatnonzero(taken).tolist():
             self._shadow_later(trial, side.tally, queries[row], answers[row])
+        return answers
+
+    def recommend_plain(self, asked: PlainBatch) -> PlainAnswers | None:
+        """Answer B plain requests; None while something is tried, and as `Pipeline.recommend_plain`."""
+        if self._trial is not None:
+            return None
+        answers = self._light.pipeline.recommend_plain(asked)
+        if answers is not None:
+            self._light.telemetry.answered(len(asked.ks), 0, sum(answers.ignored))
         return answers
 
     def _split(

@@ -62,18 +62,24 @@ class Departure:
         after_s: Seconds in which the answers that were given leave.
     """
 
-    def __init__(self, after_s: float = 0.2) -> None:
+    def __init__(self, after_s: float = 0.05) -> None:
         self._after_s = after_s
         self._begun = False
 
     def begin(self) -> None:
-        """End the process soon; again, and it changes nothing."""
-        if self._begun:
-            return
+        """End the process soon."""
         self._begun = True
         logger.error("the GPU is lost to this process, which ends to be started again")
         # Not `sys.exit`: whatever would be tidied up on the way asks the device, which may never answer.
         threading.Timer(self._after_s, os._exit, (os.EX_TEMPFAIL,)).start()
+
+    def hold(self) -> None:
+        """Return at once, unless the process is about to end; then never.
+
+        Refused at once, call after call would come here: to the server nobody is as quick as who has failed.
+        """
+        if self._begun:
+            threading.Event().wait()
 
 
 def guarded(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:

@@ -45,7 +45,7 @@ def checked_k(inputs: Inputs, rows: int, limit: int) -> list[int]:
     same_rows(contract.K, len(ks), rows)
     wrong = next((k for k in ks if not 1 <= k <= limit), None)
     if wrong is not None:
-        raise ValueError(f"invalid {contract.K}={wrong}: must be 1 to {limit} (max_k)")
+        raise ValueError(f"invalid {contract.K}={wrong}: must be 1 to {limit:,} (max_k)")
     return ks
 
 

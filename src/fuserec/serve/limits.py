@@ -124,6 +124,10 @@ class Estimate:
         self._read_ms, self._score_ms, self._dim = self._READ * n_items * dim, self._SCORE * n_items * dim, dim
         self.plain_ms = self._read_ms + self._score_ms
 
+    def most_items(self, milliseconds: float) -> int:
+        """Return the largest k of a plain call of one row that takes no longer."""
+        return int((milliseconds - self.plain_ms) / self._LIST)
+
     def __call__(self, queries: Sequence[Query]) -> float:
         """Return the milliseconds of one request."""
         listed = sum(query.k for query in queries)

@@ -7,6 +7,7 @@ INVALID_ARGUMENT by itself; the others of its batch are answered as if it had no
 from __future__ import annotations
 
 import abc
+import dataclasses
 import gc
 import json
 import logging
@@ -37,6 +38,7 @@ from fuserec.serve.limits import Estimate, Limits
 from fuserec.serve.logs import log_to
 from fuserec.serve.observing import Observing
 from fuserec.serve.pipeline import Pipeline
+from fuserec.serve.plain import PlainAnswers, read_plain
 from fuserec.serve.query import Query
 from fuserec.serve.ranking import Ranked, RankQuery, RankStage
 from fuserec.serve.tally import Tally
@@ -104,6 +106,7 @@ class _Model(abc.ABC):
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request, and count it."""
+        self.departure.hold()
         self.heartbeat.begin()
         try:
             return self._execute(requests)
@@ -214,6 +217,14 @@ class RecommendModel(_Model):
         self.heavy.start()
         self.estimate = Estimate(self.pipeline.n_items, self.pipeline.dim)
         self.heavy_ms = max(self.limits.heavy_ms, 2.0 * self.estimate.plain_ms)
+        light_k = min(self.limits.max_k, self.limits.max_items, self.estimate.most_items(self.heavy_ms))
+        self.plain_limits = dataclasses.replace(self.limits, max_k=max(light_k, 1))
+        # They are the same in every plain answer, and the server keeps what it has copied of a tensor.
+        self.constants = [
+            pb_utils.Tensor(contract.FALLBACK, np.zeros((1, 1), dtype=np.bool_)),
+            pb_utils.Tensor(contract.VERSION, np.array([[int(bundle.name)]], dtype=np.int64)),
+            pb_utils.Tensor(contract.IGNORED, np.zeros((1, 1), dtype=np.int32)),
+        ]
 
     def finalize(self) -> None:
         """Answer the heavy requests that wait, and end what is tried beside this version."""
@@ -228,6 +239,34 @@ class RecommendModel(_Model):
             return False
         self.heavy.put(request, batch, estimate_ms)
         return True
+
+    def answer(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer plain requests by the shortest way, others by that of all models."""
+        asked = read_plain([request.inputs() for request in requests], self.plain_limits)
+        try:
+            answers = None if asked is None else self.experiments.recommend_plain(asked)
+        except Exception as error:
+            if device_fault(error) is not None:
+                raise
+            logger.exception("plain requests failed together")
+            answers = None
+        if asked is None or answers is None:
+            return super().answer(requests)
+        self.telemetry.ended(ANSWERED, len(requests))
+        return [
+            self._plain_response(answers, row, k, ignored)
+            for row, (k, ignored) in enumerate(zip(asked.ks, answers.ignored, strict=True))
+        ]
+
+    def _plain_response(self, answers: PlainAnswers, row: int, k: int, ignored: int) -> Any:
+        ids, scores = answers.item_ids[row : row + 1, :k], answers.scores[row : row + 1, :k]
+        if ids[0, -1] == contract.NO_ID:
+            scores = np.where(ids == contract.NO_ID, _NO_SCORE, scores)
+        constants = self.constants
+        if ignored:
+            constants = [*constants[:-1], pb_utils.Tensor(contract.IGNORED, np.array([[ignored]], dtype=np.int32))]
+        tensors = [pb_utils.Tensor(contract.ITEM_IDS, ids), pb_utils.Tensor(contract.SCORES, scores), *constants]
+        return pb_utils.InferenceResponse(tensors)
 
     def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
