@@ -31,7 +31,7 @@ RANKER: Final = "ranker"
 # Inputs.
 USER_ID: Final = "user_id"  # INT64 (B, 1): NO_ID for a caller known only by their history
 HISTORY: Final = "history"  # INT64 (B, L): item ids, oldest first; NO_ID entries are skipped
-HISTORY_ONLY: Final = "history_only"  # BOOL (B, 1): what the server has stored of the user plays no part
+HISTORY_ONLY: Final = "history_only"  # BOOL (B, 1): the stored history is neither read nor excluded
 TEXT: Final = "text"  # STRING (B, 1), UTF-8: what the user is after, in place of who they are; empty for none
 EXCLUDE: Final = "exclude"  # INT64 (B, E): item ids that must not be recommended; NO_ID entries are skipped
 ALLOW: Final = "allow"  # INT64 (B, A): only these may be recommended; a row of NO_ID alone allows everything

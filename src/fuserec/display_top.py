@@ -23,7 +23,7 @@ def screen(view: View) -> RenderableType:
     title = f"the last {view.seconds:.1f} s; p50 and p99 of executions, and time in the queue, in ms"
     table = Table(title=title, title_justify="left", box=None, collapse_padding=True)
     table.add_column("model")
-    for column in ("v", "qps", "p50", "p99", "queue", "waiting", "batch", "shed/s", "failed/s", "fallback"):
+    for column in ("v", "qps", "p50", "p99", "queue", "wait", "batch", "shed", "bad", "late", "fail", "fallback"):
         table.add_column(column, justify="right")
     for each in view.models:
         numbers = (
@@ -34,6 +34,8 @@ def screen(view: View) -> RenderableType:
             f"{each.pending:.0f}",
             _shown(each.batch_rows, ".1f"),
             _alarming(each.rejected_per_s),
+            _alarming(each.refused_per_s),
+            _alarming(each.expired_per_s),
             _alarming(each.failed_per_s),
             _shown(each.fallback, ".1%"),
         )

@@ -16,6 +16,8 @@ from fuserec.serve import telemetry as names
 
 _AB = names.AB_ROWS.name
 _MAX_BYTES = 16 * 2**20
+_TRITON_FAILURES = ("REJECTED", "BACKEND", "OTHER")  # and CANCELED, by the caller
+
 # Names of proxies are in the environment; curl and the client read it alike.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -101,8 +103,11 @@ class ModelView:
         queue_ms: Mean time in the queue.
         pending: Requests that wait.
         batch_rows: Mean rows of an execution.
-        rejected_per_s: Requests a second that a full queue, or a deadline in it, turned away.
-        failed_per_s: Others that failed.
+        rejected_per_s: Requests a second that were shed: they waited too long in the queue, or the lane of heavy ones
+            was full. What a full queue itself turns away, server 2.51 does not count.
+        refused_per_s: Requests a second that asked for the impossible, or for more than a limit.
+        expired_per_s: Requests a second whose time was over while they were answered.
+        failed_per_s: Requests a second that failed by a fault of the model or its process.
         fallback: Share of the rows that were answered by popularity.
     """
 
@@ -116,6 +121,8 @@ class ModelView:
     pending: float
     batch_rows: float
     rejected_per_s: float
+    refused_per_s: float
+    expired_per_s: float
     failed_per_s: float
     fallback: float
 
@@ -263,9 +270,16 @@ def _shadowed(scrape: Scrape, version: str, candidate: str) -> Shadowed | None:
 
 def _model(between: _Between, after: Scrape, model: str, version: str) -> ModelView:
     labels = {"model": model, "version": version}
-    answered = between.grown("nv_inference_request_success", **labels)
-    failed = between.rate("nv_inference_request_failure", **labels)
-    rejected = between.rate("nv_inference_request_failure", reason="REJECTED", **labels)
+    failures = {
+        reason: between.rate("nv_inference_request_failure", reason=reason, **labels) for reason in _TRITON_FAILURES
+    }
+    # To the server, a request that its model has answered with an error is a success.
+    ours = {
+        outcome: between.rate(names.REQUESTS.name, outcome=outcome, **labels)
+        for outcome in (names.REFUSED, names.EXPIRED, names.SHED, names.FAILED)
+    }
+    successes = between.grown("nv_inference_request_success", **labels)
+    answered = max(successes - between.seconds * sum(ours.values()), 0.0)
     executions = between.buckets(names.STAGE_SECONDS.name, stage=names.TOTAL, **labels)
     rows = between.grown(names.ROWS.name, **labels)
     return ModelView(
@@ -275,14 +289,16 @@ def _model(between: _Between, after: Scrape, model: str, version: str) -> ModelV
         rows_per_s=rows / between.seconds,
         p50_ms=1e3 * quantile(0.5, executions),
         p99_ms=1e3 * quantile(0.99, executions),
-        queue_ms=1e-3 * _ratio(between.grown("nv_inference_queue_duration_us", **labels), answered),
+        queue_ms=1e-3 * _ratio(between.grown("nv_inference_queue_duration_us", **labels), successes),
         pending=after.total("nv_inference_pending_request_count", **labels),
         batch_rows=_ratio(
             between.grown(f"{names.BATCH_ROWS.name}_sum", **labels),
             between.grown(f"{names.BATCH_ROWS.name}_count", **labels),
         ),
-        rejected_per_s=rejected,
-        failed_per_s=failed - rejected,
+        rejected_per_s=failures["REJECTED"] + ours[names.SHED],
+        refused_per_s=ours[names.REFUSED],
+        expired_per_s=ours[names.EXPIRED],
+        failed_per_s=failures["BACKEND"] + failures["OTHER"] + ours[names.FAILED],
         fallback=_ratio(between.grown(names.ROWS.name, outcome=names.FALLBACK, **labels), rows),
     )
 

@@ -28,7 +28,7 @@ METRICS: dict[str, set[str]] = {
 }
 VALUES = {
     "stage": set(telemetry.STAGES),
-    "outcome": set(telemetry.OUTCOMES),
+    "outcome": set(telemetry.OUTCOMES) | set(telemetry.REQUEST_OUTCOMES),
     "reason": {"REJECTED", "CANCELED", "BACKEND", "OTHER"},
 }
 

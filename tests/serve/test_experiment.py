@@ -40,7 +40,10 @@ class FakePipeline:
     def warm_up(self) -> None:
         pass
 
-    def recommend(self, queries: Sequence[Query]) -> list[Answer]:
+    def twin(self) -> FakePipeline:
+        return self
+
+    def recommend(self, queries: Sequence[Query], check: object = None) -> list[Answer]:
         assert self.go.wait(30), "nobody let the pipeline go on"
         if self.broken:
             raise RuntimeError("broken")

@@ -1,5 +1,6 @@
 """Plain requests are answered by a way of their own, with the answers of all others, to the bit."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from fuserec import contract
 from fuserec.contract import EXCLUDE, HISTORY, MAX_EXCLUDE, MAX_HISTORY, MAX_K, NO_ID, USER_ID, K
+from fuserec.serve.limits import Limits
 from fuserec.serve.pipeline import Pipeline
-from fuserec.serve.plain import MOST, PlainAnswers, read_plain
+from fuserec.serve.plain import PlainAnswers, read_plain
 from fuserec.serve.query import Query
 
 
@@ -128,8 +130,8 @@ def test_what_is_not_plain_goes_the_way_of_all_others(tensors: list[Tensor]) -> 
     assert read_plain([[USER, HOW_MANY], tensors]) is None
 
 
-@pytest.mark.parametrize("name", [K, HISTORY, EXCLUDE])
+@pytest.mark.parametrize("name", ["max_k", "max_history", "max_exclude"])
 def test_a_server_may_allow_less(name: str) -> None:
     one = [request(5, [1000, 1007], [1014, 1021], 2)]
-    assert read_plain(one, MOST | {name: 2}) is not None
-    assert read_plain(one, MOST | {name: 1}) is None
+    assert read_plain(one, dataclasses.replace(Limits(), **{name: 2})) is not None
+    assert read_plain(one, dataclasses.replace(Limits(), **{name: 1})) is None

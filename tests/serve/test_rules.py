@@ -23,7 +23,7 @@ from fuserec.serve.pipeline import Answer, Pipeline
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
-from fuserec.serve.recall import Batch, Recall
+from fuserec.serve.recall import Among, Batch, Recall
 from fuserec.serve.reranking import Reranker
 from fuserec.serve.stores import Categories, UserStore, read_items
 from fuserec.serve.users import NO_IDS, Users
@@ -150,6 +150,77 @@ def test_equals_the_reference(rules: Rules, ranked: bool, k: int) -> None:
         assert answer.fallback == (user == UNKNOWN) and answer.version == 4
 
 
+def hostile(kind: str) -> tuple[np.ndarray, list[list[str]]]:
+    """Vectors and categories that make it hard to know a list from few items."""
+    hard = np.random.default_rng(3)
+    vectors = hard.standard_normal((N_ITEMS, DIM)).astype(np.float32)
+    sets = [[f"c{number}"] for number in hard.integers(0, 12, N_ITEMS)]
+    if kind == "all score alike":
+        vectors[:] = 1.0
+    elif kind == "few scores":
+        vectors = np.repeat(vectors[:4], N_ITEMS // 4, axis=0)
+    elif kind == "alike in a category":
+        centres = 4 * hard.standard_normal((12, DIM))
+        vectors += centres[[int(names[0][1:]) for names in sets]].astype(np.float32)
+    elif kind == "one category":
+        sets = [["c0"] for _ in sets]
+    elif kind == "a category each":
+        sets = [[f"c{row}"] for row in range(N_ITEMS)]
+    return vectors, sets
+
+
+HOSTILE_RULES = {
+    "caps": Rules(caps={ANY: 2}),
+    "a cap": Rules(caps={"c0": 1}),
+    "a huge cap": Rules(caps={"c0": 10**30}),
+    "nothing may come": Rules(caps={ANY: 0}),
+    "boosts beyond scores": Rules({"c0": 1e6, "c1": -1e6, "c2": 1e7, "c3": 1e-6}),
+    "a boost each": Rules({f"c{number}": 0.1 * number**1.5 for number in range(99)}),
+    "last of all": Rules({f"c{number}": -1e30 for number in range(99)}),
+    "diversity": Rules(diversity=0.5),
+    "diversity alone": Rules(diversity=1.0),
+    "everything": Rules({"c1": 3.0, "c4": -2.0}, {ANY: 4, "c1": 1}, 0.4),
+}
+
+
+@pytest.mark.parametrize(
+    "kind", ["all score alike", "few scores", "alike in a category", "one category", "a category each"]
+)
+@pytest.mark.parametrize("rules", HOSTILE_RULES)
+def test_hostile_catalogues_give_the_reference_too(kind: str, rules: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, sets = hostile(kind)
+    monkeypatch.setitem(globals(), "VECTORS", vectors)
+    monkeypatch.setitem(globals(), "SETS", sets)
+    monkeypatch.setitem(globals(), "GENRES_OF", {int(item): names for item, names in zip(ITEM_IDS, sets, strict=True)})
+    monkeypatch.setitem(globals(), "GENRES", sorted({names[0] for names in sets}))
+    directions = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    monkeypatch.setitem(globals(), "COSINES", np.round(directions @ directions.T, 12).tolist())
+    pipeline, rule = build(), HOSTILE_RULES[rules]
+    everything = {user: ask(pipeline, Query(user, NO_IDS, NO_IDS, N_ITEMS)) for user in (5, UNKNOWN)}
+    asked = [(user, k) for user in (5, UNKNOWN) for k in (1, 7, 40)]
+    asked += [(5, N_ITEMS - 3)] if kind == "few scores" and not rule.diversity else []
+    answers = pipeline.recommend([Query(user, NO_IDS, NO_IDS, k, rules=rule) for user, k in asked])
+    for (user, k), answer in zip(asked, answers, strict=True):
+        got = answer.item_ids.tolist()
+        if rule.diversity:  # exact duplicates differ in the last bit of a cosine: what is picked must score as well
+            assert_diverse(got, everything[user], rule, k)
+        else:
+            want = reference(everything[user], rule, k)
+            assert got == want + [NO_ID] * (k - len(want)), f"user {user}, k {k}"
+
+
+def assert_diverse(got: list[int], everything: Answer, rules: Rules, k: int) -> None:
+    """Hold a diverse list to the reference's categories, and to as good a choice at each step."""
+    want = reference(everything, rules, k)
+    assert sum(item != NO_ID for item in got) == len(want), "another length"
+    caps = {name: rules.caps.get(name, rules.caps.get(ANY, math.inf)) for name in GENRES}
+    counts = Counter(name for item in got if item != NO_ID for name in GENRES_OF[item])
+    assert all(counts[name] <= caps[name] for name in GENRES)
+    alike = [max((cosine(item, other) for other in got[:at]), default=0.0) for at, item in enumerate(got[: len(want)])]
+    wanted = [max((cosine(item, other) for other in want[:at]), default=0.0) for at, item in enumerate(want)]
+    assert alike == pytest.approx(wanted, abs=1e-6) or got[: len(want)] == want
+
+
 ids_of_any_kind = st.lists(st.sampled_from([*ITEM_IDS.tolist(), UNKNOWN, NO_ID]), max_size=60)
 any_rules = st.builds(
     Rules,
@@ -197,24 +268,27 @@ def test_what_holds_for_every_answer(queries: list[Query]) -> None:
             assert all(full & set(GENRES_OF[item]) for item in rest), "there was room for another item"
 
 
-def test_the_pool_grows_no_further_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_fetched_than_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = build()
-    sizes: list[int] = []
+    fetched: list[tuple[int, int]] = []
     search = Recall.search
 
-    def spy(self: Recall, batch: Batch, rows: Sequence[int], k: int) -> TopK:
-        sizes.append(k)
-        return search(self, batch, rows, k)
+    def spy(self: Recall, batch: Batch, rows: Sequence[int], k: int, among: Among | None = None) -> TopK:
+        fetched.append((len(rows), k))
+        return search(self, batch, rows, k, among)
 
     monkeypatch.setattr(Recall, "search", spy)
     ask(pipeline, Query(5, NO_IDS, NO_IDS, 10, rules=Rules(caps={"Noir": 9})))
-    assert sizes == [40]
-    sizes.clear()
+    assert fetched == [(1, 37)], "one fetch with some room is enough"
+    fetched.clear()
     ask(pipeline, Query(5, NO_IDS, NO_IDS, 10, rules=Rules(boosts={"Western": 1e30})))
-    assert sizes == [40, 160, N_ITEMS], "10 of the 12 westerns are not among the best 160"
-    sizes.clear()
+    assert len(fetched) == 2 and fetched[1][1] < 37, f"the second is of the few westerns alone, came {fetched}"
+    fetched.clear()
+    ask(pipeline, Query(5, NO_IDS, NO_IDS, 10, rules=Rules(caps={ANY: 0, "Western": 3})))
+    assert len(fetched) == 1, f"categories that may have no item are not fetched, came {fetched}"
+    fetched.clear()
     pipeline.recommend([Query(user, NO_IDS, NO_IDS, 10) for user in (5, 6, 7)])
-    assert sizes == [10], "rows without rules are one search of what was asked"
+    assert fetched == [(3, 10)], "rows without rules are one search of what was asked"
 
 
 def test_unknown_categories_and_ids_are_counted_and_change_nothing(pipeline: Pipeline) -> None:

@@ -267,6 +267,13 @@ class ItemIndex:
         self.require_unchanged()
         return found
 
+    def subset(self, rows: IntArray) -> ItemIndex:
+        """Return an index of some rows, (n,) ascending, n at least 1: the scores are the same, to the bit.
+
+        It has no codes: this is for few rows.
+        """
+        return ItemIndex(self.embeddings[rows], self.ids[rows], self.metric, self.max_abs, None)
+
     def row_codes(self) -> Codes | None:
         """Return the codes row by row, in the order of `ids`, as a new copy; None if there are none."""
         return None if self.codes is None else self.codes.unpack()

@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from fuserec.contract import NO_ID, RECOMMEND
 from fuserec.manifest import bundle_folder
 from fuserec.serve import telemetry as names
+from fuserec.serve.deadlines import DeadlineExpired, WorkRefused
 from fuserec.serve.pipeline import Answer, Pipeline
 from fuserec.serve.plain import PlainAnswers, PlainBatch
 from fuserec.serve.query import Query
+from fuserec.serve.rules import Check, no_check
 from fuserec.serve.tally import Tally
 from fuserec.serve.telemetry import Telemetry
 from fuserec.traffic import AB, Experiment, Traffic
@@ -44,12 +46,30 @@ def overlap(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """A candidate that is open. `telemetry` counts what it answers in an A/B experiment."""
+class Side:
+    """A pipeline and what it counts, for one thread."""
 
-    experiment: Experiment
     pipeline: Pipeline
     telemetry: Telemetry
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A candidate that is open, for the thread that answers, and for that of heavy requests."""
+
+    experiment: Experiment
+    light: Side
+    heavy: Side
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The candidate, for the thread of light requests."""
+        return self.light.pipeline
+
+    def side(self, is_heavy: bool) -> Side:
+        """Return the candidate for one of the threads."""
+        return self.heavy if is_heavy else self.light
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,7 @@ class Experiments:
         served: The pipeline over it.
         tally: Where the experiment's own numbers go.
         telemetry: Counts what the served version answers.
+        heavy: The same for the thread that answers heavy requests; None where there is none.
         open_candidate: Opens and verifies a bundle.
         on_change: Told the fields of the experiment, `state` and `reason`, whenever they change.
         every_s: Seconds between two looks at `traffic.json`.
@@ -81,14 +102,15 @@ class Experiments:
         tally: Tally,
         telemetry: Telemetry,
         *,
+        heavy: Side | None = None,
         open_candidate: Callable[[Path], Pipeline] = Pipeline.open,
         on_change: Callable[[dict[str, object]], object] = lambda what: None,
         every_s: float = 1.0,
     ) -> None:
         self._repository, self._version = bundle.parents[1], int(bundle.name)
-        self._served = served
         self._tally = tally
-        self._telemetry = telemetry
+        self._light = Side(served, telemetry, tally)
+        self._heavy = heavy or self._light
         self._open = open_candidate
         self._on_change = on_change
         self._every_s = every_s
@@ -121,70 +143,81 @@ class Experiments:
         trial = self._trial
         return trial.experiment if trial else None
 
-    def recommend(self, queries: Sequence[Query]) -> list[Answer]:
-        """Answer B queries; the callers' view of `Pipeline.recommend`."""
+    def recommend(self, queries: Sequence[Query], check: Check = no_check, *, is_heavy: bool = False) -> list[Answer]:
+        """Answer B queries; the callers' view of `Pipeline.recommend`.
+
+        Args:
+            queries: What is asked.
+            check: As there.
+            is_heavy: Whether this is the thread of heavy requests.
+        """
         trial = self._trial  # it may end meanwhile
+        side = self._heavy if is_heavy else self._light
         if trial is None:
-            return self._as_served(queries)
+            return _as_served(side, queries, check)
         taken = trial.experiment.takes(np.array([query.user_id for query in queries], dtype=np.int64))
         taken &= np.array([trial.pipeline.reads_text or not query.text for query in queries])
         if trial.experiment.kind == AB:
-            return self._split(trial, queries, taken)
-        answers = self._as_served(queries)
+            return self._split(trial, side, queries, taken, check, is_heavy=is_heavy)
+        answers = _as_served(side, queries, check)
         for row in np.flatnonzero(taken).tolist():
-            self._shadow_later(trial, queries[row], answers[row])
+            self._shadow_later(trial, side.tally, queries[row], answers[row])
         return answers
 
     def recommend_plain(self, asked: PlainBatch) -> PlainAnswers | None:
         """Answer B plain requests; None while something is tried, and as `Pipeline.recommend_plain`."""
         if self._trial is not None:
             return None
-        answers = self._served.recommend_plain(asked)
+        answers = self._light.pipeline.recommend_plain(asked)
         if answers is not None:
-            self._telemetry.answered(len(asked.ks), 0, sum(answers.ignored))
+            self._light.telemetry.answered(len(asked.ks), 0, sum(answers.ignored))
         return answers
 
-    def _as_served(self, queries: Sequence[Query]) -> list[Answer]:
-        answers = self._served.recommend(queries)
-        _count(self._telemetry, answers)
-        return answers
-
-    def _split(self, trial: _Trial, queries: Sequence[Query], taken: NDArray[np.bool_]) -> list[Answer]:
+    def _split(
+        self,
+        trial: _Trial,
+        side: Side,
+        queries: Sequence[Query],
+        taken: NDArray[np.bool_],
+        check: Check,
+        *,
+        is_heavy: bool,
+    ) -> list[Answer]:
         """Answer the rows that are `taken` with the candidate and the others as served."""
         answers: dict[int, Answer] = {}
         rows = np.flatnonzero(taken).tolist()
         if rows:
-            with self._telemetry.elsewhere():
-                answers |= zip(rows, self._as_tried(trial, [queries[row] for row in rows]), strict=False)
+            with side.telemetry.elsewhere():
+                tried = self._as_tried(trial, trial.side(is_heavy), [queries[row] for row in rows], check)
+                answers |= zip(rows, tried, strict=False)
         if left := [row for row in range(len(queries)) if row not in answers]:
-            answers |= zip(left, self._as_served([queries[row] for row in left]), strict=True)
+            answers |= zip(left, _as_served(side, [queries[row] for row in left], check), strict=True)
         for answer in answers.values():
-            self._tally.number(names.AB_ROWS, str(answer.version)).add()
+            side.tally.number(names.AB_ROWS, str(answer.version)).add()
         return [answers[row] for row in range(len(queries))]
 
-    def _as_tried(self, trial: _Trial, queries: Sequence[Query]) -> list[Answer]:
+    def _as_tried(self, trial: _Trial, side: Side, queries: Sequence[Query], check: Check) -> list[Answer]:
         """Answer with the candidate; with nothing where it fails, which ends the experiment."""
         try:
-            with trial.telemetry.executing():
-                answers = trial.pipeline.recommend(queries)
+            with side.telemetry.executing():
+                answers = side.pipeline.recommend(queries, check)
+        except (DeadlineExpired, WorkRefused):  # of the request, not of the candidate
+            side.telemetry.executed()
+            raise
         except Exception:  # whatever is wrong with a candidate, its callers get the served version's answer
             self._end(trial)
             return []
-        _count(trial.telemetry, answers)
-        trial.telemetry.executed()
+        _count(side.telemetry, answers)
+        side.telemetry.executed()
         return answers
 
-    def _shadow_later(self, trial: _Trial, query: Query, answer: Answer) -> None:
-        # The arrays may be views of what the server takes back once the request is answered.
-        kept = dataclasses.replace(
-            query, history=query.history.copy(), exclude=query.exclude.copy(), allow=query.allow.copy()
-        )
+    def _shadow_later(self, trial: _Trial, tally: Tally, query: Query, answer: Answer) -> None:
         try:
-            self._waiting.put_nowait(_Shadowed(trial, kept, answer.item_ids.copy()))
+            self._waiting.put_nowait(_Shadowed(trial, query.copy(), answer.item_ids.copy()))
         except queue.Full:
             # What it answers is a sample.
             pair = str(self._version), str(trial.experiment.version)
-            self._tally.number(names.SHADOW_DROPPED, *pair).add()
+            tally.number(names.SHADOW_DROPPED, *pair).add()
 
     def _keep_shadowing(self) -> None:
         import numba
@@ -260,15 +293,25 @@ class Experiments:
             self._refused = wanted
             self._tell(wanted, "refused", str(error)[:1000])
             return
-        telemetry = Telemetry(self._tally, RECOMMEND, wanted.version, names.STAGES[:-1])
+        light, heavy = (
+            Side(each, Telemetry(side.tally, RECOMMEND, wanted.version, names.STAGES[:-1]), side.tally)
+            for each, side in ((pipeline, self._light), (pipeline.twin(), self._heavy))
+        )
         if wanted.kind == AB:
-            pipeline.watcher = telemetry
-        self._trial = _Trial(wanted, pipeline, telemetry)
+            for side in (light, heavy):
+                side.pipeline.watcher = side.telemetry
+        self._trial = _Trial(wanted, light, heavy)
         self._tell(wanted, "running")
         logger.info("version %d is tried (%s, %g of the users)", wanted.version, wanted.kind, wanted.share)
 
     def _tell(self, experiment: Experiment, state: str, reason: str = "") -> None:
         self._on_change({**dataclasses.asdict(experiment), "state": state, "reason": reason})
+
+
+def _as_served(side: Side, queries: Sequence[Query], check: Check) -> list[Answer]:
+    answers = side.pipeline.recommend(queries, check)
+    _count(side.telemetry, answers)
+    return answers
 
 
 def _count(telemetry: Telemetry, answers: Sequence[Answer]) -> None:

@@ -40,13 +40,13 @@ def matrix(name: str, tensor: Any) -> NDArray[Any]:
     return array
 
 
-def checked_k(inputs: Inputs, rows: int) -> list[int]:
-    """Return k a row."""
+def checked_k(inputs: Inputs, rows: int, limit: int) -> list[int]:
+    """Return k a row; `limit` is `max_k`."""
     ks: list[int] = required(inputs, contract.K)[:, 0].tolist()
     same_rows(contract.K, len(ks), rows)
-    if min(ks) < 1 or max(ks) > contract.MAX_K:
-        wrong = next(k for k in ks if not 1 <= k <= contract.MAX_K)
-        raise ValueError(f"invalid {contract.K}={wrong}: must be 1 to {contract.MAX_K:,}")
+    wrong = next((k for k in ks if not 1 <= k <= limit), None)
+    if wrong is not None:
+        raise ValueError(f"invalid {contract.K}={wrong}: must be 1 to {limit:,} (max_k)")
     return ks
 
 
@@ -58,7 +58,7 @@ def id_lists(inputs: Inputs, name: str, rows: int, limit: int) -> list[NDArray[n
     array: NDArray[np.int64] = matrix(name, tensor)
     same_rows(name, len(array), rows)
     if array.shape[1] > limit:
-        raise ValueError(f"{name} came with {array.shape[1]} ids a row, expected at most {limit}")
+        raise ValueError(f"{name} came with {array.shape[1]} ids a row, expected at most {limit} (max_{name})")
     if not array.size:
         return [NO_IDS] * rows
     return [row[row != contract.NO_ID] for row in array]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fuserec.contract import MAX_BATCH, NO_ID, USER_TOWER
 from fuserec.errors import BundleError
 from fuserec.kernels import FileState, ItemIndex, TopK
 from fuserec.manifest import INDEX_FILE, Manifest
+from fuserec.serve.candidates import Candidates, RuleCandidates
 from fuserec.serve.device import CPU, Device
 from fuserec.serve.engine_choice import open_engine
 from fuserec.serve.engines import Engine
@@ -24,9 +26,9 @@ from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
 from fuserec.serve.recall import Batch, Recall
 from fuserec.serve.reranking import Reranker
-from fuserec.serve.rules import Fetch, RuleStage
+from fuserec.serve.rules import Check, RuleStage, no_check
 from fuserec.serve.stores import Categories, UserStore, read_items
-from fuserec.serve.telemetry import ENCODE, RANK, RULES, SEARCH, Nobody, Watcher
+from fuserec.serve.telemetry import ENCODE, RULES, SEARCH, Nobody, Watcher
 from fuserec.serve.texts import TextStage
 from fuserec.serve.users import NO_IDS, Ids, Users
 
@@ -87,7 +89,6 @@ class Pipeline:
     Attributes:
         device: As given.
         process: The one that it is for, where it computes on a GPU; None for any.
-        watcher: Is told how long each stage takes; set by who has one. Such a pipeline is for one thread.
     """
 
     def __init__(
@@ -103,18 +104,26 @@ class Pipeline:
         version: int = 0,
         device: Device = CPU,
     ) -> None:
+        categories = categories or Categories.none()
         self.device = device
         self.process = None if device.kind == "cpu" else os.getpid()
         self._recall = Recall(engine, index, users, max_history, texts, device)
+        self._candidates = Candidates(self._recall, popularity, users, reranker, categories, Nobody())
         self._index = index
-        self._popularity = popularity
         self._users = users
         self._max_history = max_history
         self._texts = texts
-        self._reranker = reranker
-        self._rules = RuleStage(categories or Categories.none(), index)
+        self._rules = RuleStage(categories, index)
         self._version = version
-        self.watcher: Watcher = Nobody()
+
+    @property
+    def watcher(self) -> Watcher:
+        """Who is told how long each stage takes; one that is set is for one thread, and so is the pipeline then."""
+        return self._candidates.watcher
+
+    @watcher.setter
+    def watcher(self, watcher: Watcher) -> None:
+        self._candidates.watcher = watcher
 
     @classmethod
     def open(cls, bundle: Path, device: Device = CPU) -> Pipeline:
@@ -151,6 +160,18 @@ class Pipeline:
             device=device,
         )
 
+    def twin(self) -> Pipeline:
+        """Return a pipeline for another thread: over the same tables, with room of its own for the users at hand."""
+        twin = copy.copy(self)
+        twin._recall = self._recall.twin()
+        twin._candidates = self._candidates.over(twin._recall)
+        return twin
+
+    @property
+    def n_items(self) -> int:
+        """Items of the catalogue."""
+        return self._index.rows
+
     @property
     def dim(self) -> int:
         """Length D of user and item vectors."""
@@ -165,6 +186,7 @@ class Pipeline:
     def warm_up(self) -> None:
         """Run every stage once, so that the first caller does not wait for compilation."""
         self._recall.warm_up()
+        self._rules.warm_up()
         self.recommend([Query(NO_ID, NO_IDS, NO_IDS, 1)])
         if self._texts is not None:
             self._texts.encode([""])
@@ -218,18 +240,23 @@ class Pipeline:
             raise ValueError(f"item_id came as {item_id}, which the catalogue does not hold")
 
     @guarded
-    def recommend(self, queries: Sequence[Query]) -> list[Answer]:
+    def recommend(self, queries: Sequence[Query], check: Check = no_check) -> list[Answer]:
         """Answer B queries: what a user has seen, and what the query excludes, is never recommended.
+
+        Args:
+            queries: What is asked.
+            check: Called between stages and inside of the rules, with how many items the rules are about to fetch; what
+                it raises ends the work.
 
         Raises:
             ValueError: A query has a text and the bundle reads none.
         """
-        return [answer for some in _batches(queries) for answer in self._recommend(some)]
+        return [answer for some in _batches(queries) for answer in self._recommend(some, check)]
 
     @guarded
     def recommend_plain(self, asked: PlainBatch) -> PlainAnswers | None:
         """Answer B plain requests as `recommend` does; None where that is not the way for all of them."""
-        if self._reranker is not None:
+        if self._candidates.reranker is not None:
             return None
         with self.watcher.timed(ENCODE):
             looked_up = self._recall.look_up(asked)
@@ -240,9 +267,9 @@ class Pipeline:
             self.watcher.searched(best.certified)
         return PlainAnswers(best.ids, best.scores, looked_up.found.ignored.tolist())
 
-    def _recommend(self, queries: Sequence[Query]) -> list[Answer]:
+    def _recommend(self, queries: Sequence[Query], check: Check) -> list[Answer]:
         with self.watcher.timed(ENCODE):
-            is_plain = self._reranker is None and all(query.is_plain for query in queries)
+            is_plain = self._candidates.reranker is None and all(query.is_plain for query in queries)
             users = self._users.numbers(queries)
             places = self._recall.kept(users) if is_plain else None
             if places is None:
@@ -251,7 +278,8 @@ class Pipeline:
             return self._answer_kept(queries, users, places)
         answers: dict[int, Answer] = {}
         for rows in _searched_together(queries):
-            answers |= zip(rows, self._answer(batch, rows), strict=True)
+            check(0)
+            answers |= zip(rows, self._answer(batch, rows, check), strict=True)
         self._recall.keep(batch)
         return [answers[row] for row in range(len(queries))]
 
@@ -265,54 +293,27 @@ class Pipeline:
             for query, ids, scores in zip(queries, found.ids, found.scores, strict=True)
         ]
 
-    def _answer(self, batch: Batch, rows: Sequence[int]) -> list[Answer]:
+    def _answer(self, batch: Batch, rows: Sequence[int], check: Check) -> list[Answer]:
         """Answer some rows of a batch, all of which have an allow list or none has."""
-        queries = [batch.queries[row] for row in rows]
-        size = max(self._rules.pool(query.rules, query.k) if query.rules else query.k for query in queries)
-        ids, scores = self._best(batch, rows, size)
-        answers = []
-        for place, (row, query) in enumerate(zip(rows, queries, strict=True)):
-            best = ids[place, : query.k], scores[place, : query.k]
-            ignored = int(batch.known.ignored[row]) + self._users.known(query.exclude)[1]
-            if query.rules:
-                first = ids[place], scores[place]
-                with self.watcher.timed(RULES):
-                    best = self._rules.choose(query.rules, query.k, first, self._fetch(batch, row))
-                ignored += self._rules.unknown(query.rules)
-            if len(query.allow):
-                ignored += self._users.known(query.allow)[1]
-            answers.append(Answer(*best, bool(batch.fallback[row]), ignored, self._version))
-        return answers
+        listed: dict[int, tuple[Ids, Floats]] = {}
+        if plain := [row for row in rows if not batch.queries[row].rules]:
+            size = max(batch.queries[row].k for row in plain)
+            found = zip(plain, *self._candidates.best(batch, plain, size), strict=True)
+            listed |= {row: (ids[: batch.queries[row].k], scores[: batch.queries[row].k]) for row, ids, scores in found}
+        if ruled := [row for row in rows if batch.queries[row].rules]:
+            rules, ks = ([getattr(batch.queries[row], name) for row in ruled] for name in ("rules", "k"))
+            with self.watcher.timed(RULES):
+                chosen = self._rules.choose(rules, ks, RuleCandidates(self._candidates, batch, ruled), check)
+            listed |= zip(ruled, chosen, strict=True)
+        return [
+            Answer(*listed[row], bool(batch.fallback[row]), self._ignored(batch, row), self._version) for row in rows
+        ]
 
-    def _fetch(self, batch: Batch, row: int) -> Fetch:
-        """Return what fetches the best items of one row."""
-
-        def fetch(size: int) -> tuple[Ids, Floats]:
-            ids, scores = self._best(batch, [row], size)
-            return ids[0], scores[0]
-
-        return fetch
-
-    def _best(self, batch: Batch, rows: Sequence[int], k: int) -> tuple[Ids, Floats]:
-        """Return the k best items before any rule, ids and scores, of some rows of a batch."""
-        queries = [batch.queries[row] for row in rows]
-        fallback = batch.fallback[rows]
-        width = k if self._reranker is None else max(k, self._reranker.candidates)
-        with self.watcher.timed(SEARCH):
-            ids, scores, certified, _ = self._recall.search(batch, rows, width)
-            self.watcher.searched(certified)
-        if self._reranker is not None:
-            # Neither a text nor the lack of everything is something that the ranker could judge by.
-            judged = np.flatnonzero(~fallback & np.array([not query.text for query in queries]))
-            with self.watcher.timed(RANK):
-                users = batch.known.take(np.asarray(rows)[judged])
-                ids, scores = self._reranker.reorder(users, ids, scores, judged, self._users.rows)
-        for place in np.flatnonzero(fallback):
-            # Of whom nothing is known, nothing is known to have been seen.
-            query = queries[place]
-            allowed = query.allow if len(query.allow) else None
-            ids[place, :k], scores[place, :k] = self._popularity.top(k, query.exclude, allowed)
-        return ids[:, :k], scores[:, :k]
+    def _ignored(self, batch: Batch, row: int) -> int:
+        """Return how many ids and categories of a query the catalogue does not hold."""
+        query = batch.queries[row]
+        ids = int(batch.known.ignored[row]) + self._users.known(query.exclude)[1] + self._users.known(query.allow)[1]
+        return ids + (self._rules.unknown(query.rules) if query.rules else 0)
 
 
 def _batches(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:

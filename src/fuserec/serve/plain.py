@@ -7,7 +7,7 @@ and search. The answers are those of `Pipeline.recommend`, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuserec import contract
+from fuserec.serve.limits import Limits
 from fuserec.serve.users import NO_IDS, Ids
 
 _REQUIRED: Final = (contract.USER_ID, contract.K)
 _LISTS: Final = (contract.HISTORY, contract.EXCLUDE)
-# Up to so many ids and items a request is plain; what is larger, and what a server limits further, goes the other way.
-MOST: Final[Mapping[str, int]] = {contract.K: 1_000, contract.HISTORY: 1_000, contract.EXCLUDE: 1_000}
+_LIMITS: Final = Limits()
+# Up to so many ids and items a request is plain; larger ones, where the limits allow them, go the other way.
+_SMALL: Final = 1_000
 _NOTHING: Final = NO_IDS[None]
 
 
@@ -60,14 +62,11 @@ class PlainAnswers:
     ignored: list[int]
 
 
-def read_plain(requests: Sequence[Sequence[Any]], most: Mapping[str, int] = MOST) -> PlainBatch | None:
-    """Read the input tensors of requests; None unless all are plain and sound, for the way of all others to say why.
-
-    `most` has the largest k, and the most ids of a history and of what to leave out.
-    """
+def read_plain(requests: Sequence[Sequence[Any]], limits: Limits = _LIMITS) -> PlainBatch | None:
+    """Read the input tensors of requests; None unless all are plain and within limits, for the usual way to say why."""
     rows = []
     for tensors in requests:
-        row = _plain_row(tensors, most)
+        row = _plain_row(tensors, limits)
         if row is None:
             return None
         rows.append(row)
@@ -78,7 +77,7 @@ def read_plain(requests: Sequence[Sequence[Any]], most: Mapping[str, int] = MOST
     return PlainBatch(np.concatenate(users), list(ks), *_joined(histories), *_joined(excludes))
 
 
-def _plain_row(tensors: Sequence[Any], most: Mapping[str, int]) -> tuple[Ids, int, Ids, Ids] | None:
+def _plain_row(tensors: Sequence[Any], limits: Limits) -> tuple[Ids, int, Ids, Ids] | None:
     if len(tensors) > len(_REQUIRED) + len(_LISTS):
         return None
     values = {tensor.name(): tensor.as_numpy() for tensor in tensors}
@@ -86,10 +85,11 @@ def _plain_row(tensors: Sequence[Any], most: Mapping[str, int]) -> tuple[Ids, in
     if user is None or k is None or user.shape != (1, 1) or k.shape != (1, 1):
         return None
     for name, value in values.items():
-        if name not in _LISTS or value.ndim != 2 or value.shape[0] != 1 or value.shape[1] > most[name]:
+        most = {contract.HISTORY: limits.max_history, contract.EXCLUDE: limits.max_exclude}.get(name)
+        if most is None or value.ndim != 2 or value.shape[0] != 1 or value.shape[1] > min(most, _SMALL):
             return None
     wanted = int(k[0, 0])
-    if not 1 <= wanted <= most[contract.K]:
+    if not 1 <= wanted <= min(limits.max_k, _SMALL):
         return None
     history, exclude = (values.get(name, _NOTHING)[0] for name in _LISTS)
     return user[0], wanted, history, exclude

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fuserec.rules import NO_RULES, Rules
 from fuserec.serve.users import NO_IDS, Ids
@@ -18,7 +18,8 @@ class Query:
             of this user takes its place.
         exclude: (E,) item ids that must not be recommended, beside those already seen.
         k: How many items to return.
-        history_only: `history` is all there is: what the bundle has stored of the user is neither read nor excluded.
+        history_only: The history that the bundle has stored of the user is neither read nor excluded. What a model has
+            learned of a user it knows is read all the same; without a user id nothing of anybody is.
         text: What the user is after, in place of who they are; empty for none. What they have seen stays excluded.
         allow: (A,) the only item ids that may be recommended; empty where all may.
         rules: Boosts, caps, diversity.
@@ -39,6 +40,16 @@ class Query:
     def __post_init__(self) -> None:
         if self.rules:
             self.rules.check_k(self.k)
+
+    def copy(self) -> Query:
+        """Return the query with arrays of its own: those of a request are views of what the server takes back."""
+        lists = {name: getattr(self, name).copy() for name in ("history", "exclude", "allow")}
+        return replace(self, **lists)
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether one search answers it: there are no rules, and no list of what may be recommended."""
+        return not (len(self.allow) or self.rules)
 
     @property
     def is_plain(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.contract import MAX_BATCH, NO_ID
-from fuserec.kernels import ItemIndex, KnownQueries, TopK
+from fuserec.kernels import ExcludedRows, ItemIndex, KnownQueries, TopK
 from fuserec.kernels.search.gpu_bucket import GpuSettings
+from fuserec.serve._numba_picking import keep_groups
 from fuserec.serve.device import SEARCH_BYTES, Device
 from fuserec.serve.engines import Engine
 from fuserec.serve.padding import batches
@@ -21,7 +23,7 @@ from fuserec.serve.plain import PlainBatch
 from fuserec.serve.query import Query
 from fuserec.serve.remembered import UserVectors
 from fuserec.serve.texts import TextStage
-from fuserec.serve.users import Ids, Known, Users
+from fuserec.serve.users import NO_IDS, Ids, Known, Users
 
 if TYPE_CHECKING:
     from fuserec.kernels.search._numba_lookup import LookedUp, People
@@ -32,6 +34,12 @@ Floats = NDArray[np.float32]
 _WARM_KS: Final = (10, 100)
 # Masks of one search, a byte an item and query, at most.
 _MASK_BYTES: Final = 64 * 2**20
+# Vectors that a twin keeps.
+_TWIN_BYTES: Final = 2**20
+# Rows that look among the same items share a search, and a mask, where so many do.
+_FEW: Final = 4
+# Of the items; to look at so few one by one is no slower than to search all by their codes and a mask.
+_FEW_SHARE: Final = 32
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,55 @@ class Batch:
     places: Ids
     fallback: NDArray[np.bool_]
     fresh: Ids
+
+
+class ItemGroups:
+    """Which group each item is of.
+
+    Args:
+        groups: (N,) int64, in the order of the index.
+        n_groups: G.
+    """
+
+    def __init__(self, groups: Ids, n_groups: int) -> None:
+        self.groups = groups.astype(np.int32)
+        self.sizes: Ids = np.bincount(groups, minlength=n_groups)
+        self._rows = np.argsort(groups, kind="stable")
+        self._ends = np.concatenate([[0], np.cumsum(self.sizes)])
+
+    def rows(self, wanted: NDArray[np.bool_]) -> Ids:
+        """Return the rows of the items of some groups, (G,) bool, ascending."""
+        spans = [self._rows[self._ends[group] : self._ends[group + 1]] for group in np.flatnonzero(wanted)]
+        return np.sort(np.concatenate(spans))
+
+
+@dataclass(frozen=True)
+class Among:
+    """The items among which rows look.
+
+    Attributes:
+        items: Which group each is of.
+        groups: (B, G) bool: the groups for each row.
+    """
+
+    items: ItemGroups
+    groups: NDArray[np.bool_]
+
+    def alike(self) -> list[Ids]:
+        """Return the rows that look among the same items, together."""
+        alike: dict[bytes, list[int]] = {}
+        for row, groups in enumerate(self.groups):
+            alike.setdefault(groups.tobytes(), []).append(row)
+        return [np.array(rows) for rows in alike.values()]
+
+    def take(self, rows: Ids) -> Among:
+        """Return what some of the rows look among."""
+        return Among(self.items, self.groups[rows])
+
+    def narrow(self, row: int, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Unset in a mask, (N,) bool, the items at which a row does not look, and return it."""
+        keep_groups(self.items.groups, self.groups[row], mask)
+        return mask
 
 
 class LookUp(NamedTuple):
@@ -91,8 +148,18 @@ class Recall:
         self._texts = texts
         stored = users.stored
         self._nobody = len(stored)
+        self._few = index.rows // _FEW_SHARE
         self._rooms: dict[int, LookedUp] = {}
         self._vectors = UserVectors(len(stored), index.dim, MAX_BATCH)
+
+    def twin(self) -> Recall:
+        """Return another for the thread of who calls this, over the same tables; it keeps few vectors."""
+        twin = copy.copy(self)
+        stored = self._users.stored
+        twin._vectors = UserVectors(len(stored), self._index.dim, MAX_BATCH, most_bytes=_TWIN_BYTES)
+        twin._rooms = {}
+        twin._known = KnownQueries(self._index, twin._vectors.table, self._seen, backend=self._backend)
+        return twin
 
     @cached_property
     def _index(self) -> ItemIndex:
@@ -105,10 +172,18 @@ class Recall:
     @cached_property
     def _known(self) -> KnownQueries:
         """What is known of users, made when it is first needed: who only encodes does not load the search."""
+        return KnownQueries(self._index, self._vectors.table, self._seen, backend=self._backend)
+
+    @cached_property
+    def _seen(self) -> ExcludedRows:
+        """Where the stored histories are in the index, found out once. The last list is nobody's, and empty."""
         stored = self._users.stored
-        # Found out once: where the stored histories are in the index. The last list is nobody's, and empty.
-        seen = self._index.excluded_rows(stored.items, np.append(stored.offsets, stored.offsets[-1]))
-        return KnownQueries(self._index, self._vectors.table, seen, backend=self._backend)
+        return self._index.excluded_rows(stored.items, np.append(stored.offsets, stored.offsets[-1]))
+
+    @property
+    def item_ids(self) -> Ids:
+        """Item ids in the order of the index, (N,) int64."""
+        return self._index.ids
 
     def warm_up(self) -> None:
         """Let the search and the look-up be compiled."""
@@ -227,7 +302,7 @@ class Recall:
         if "_known" in self.__dict__:
             self._known.refresh(places)
 
-    def search(self, batch: Batch, rows: Sequence[int], k: int) -> TopK:
+    def search(self, batch: Batch, rows: Sequence[int], k: int, among: Among | None = None) -> TopK:
         """Return the k best items of some rows of a batch, all of which have an allow list or none has.
 
         None of what a user has seen or given, or what the query excludes, is among them.
@@ -235,14 +310,58 @@ class Recall:
         seen, places = batch.seen[rows], batch.places[rows]
         unwanted = [_unwanted(batch, row) for row in rows]
         also = unwanted if any(map(len, unwanted)) else None
-        if not len(batch.queries[rows[0]].allow):
+        allows = [batch.queries[row].allow for row in rows]
+        if not len(allows[0]) and among is None:
             return self._known.search(seen, places, k, also)
+        if among is None or len(allows[0]):
+            return self._search_masked(seen, places, k, also, allows, among)
+        # Who looks among the same items shares a search; the others share one by masks of their own.
+        alone, parts, order = [], [], []
+        alike = among.alike()
+        for together in alike:
+            is_few = self._backend == "cpu" and among.items.sizes[among.groups[together[0]]].sum() <= self._few
+            if is_few or len(together) >= _FEW or len(alike) == 1:
+                more = None if also is None else [also[row] for row in together]
+                parts.append(
+                    self._search_alike(seen[together], places[together], k, more, among.take(together), is_few)
+                )
+                order.append(together)
+            else:
+                alone += together.tolist()
+        if alone:
+            some = np.array(alone)
+            more, nothing = None if also is None else [also[row] for row in alone], [NO_IDS] * len(alone)
+            parts.append(self._search_masked(seen[some], places[some], k, more, nothing, among.take(some)))
+            order.append(some)
+        inverse = np.argsort(np.concatenate(order))
+        return TopK(*(np.concatenate(values)[inverse] for values in zip(*parts, strict=True)))
+
+    def _search_alike(self, seen: Ids, places: Ids, k: int, also: list[Ids] | None, among: Among, is_few: bool) -> TopK:
+        """Return the k best items of rows that look among the same, few of which are scored one by one."""
+        excluded = self._known.excluded(seen, also)
+        vectors = self._vectors.table[places]
+        if is_few:
+            index = self._index.subset(among.items.rows(among.groups[0]))
+            return index.search(vectors, k, exclude=(self._index.ids[excluded.rows], excluded.offsets), backend="cpu")
+        mask = among.narrow(0, np.ones(self._index.rows, np.bool_))
+        return self._index.search(vectors, k, exclude=excluded, allow=mask, backend=self._backend)
+
+    def _search_masked(
+        self, seen: Ids, places: Ids, k: int, also: list[Ids] | None, allows: Sequence[Ids], among: Among | None
+    ) -> TopK:
+        """Return the k best items of rows, each of which has a mask of its own."""
         step = max(1, _MASK_BYTES // self._index.rows)
         parts = []
-        for at in range(0, len(rows), step):
+        for at in range(0, len(seen), step):
             here = slice(at, at + step)
             excluded = self._known.excluded(seen[here], None if also is None else also[here])
-            mask = self._index.mask([batch.queries[row].allow for row in rows[here]])
+            if len(allows[0]):
+                mask = self._index.mask(allows[here])
+            else:
+                mask = np.ones((len(allows[here]), self._index.rows), np.bool_)
+            if among is not None:
+                for line, row in zip(mask, range(at, len(seen)), strict=False):
+                    among.narrow(row, line)
             vectors = self._vectors.table[places[here]]
             parts.append(self._index.search(vectors, k, exclude=excluded, allow=mask, backend=self._backend))
         return TopK(*(np.concatenate(values) for values in zip(*parts, strict=True)))

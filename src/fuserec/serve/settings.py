@@ -6,6 +6,7 @@ An export completes each `config.pbtxt` by the defaults; `fuserec serve --set NA
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Final, Literal, get_args
 
 from fuserec.contract import FRONT_DOORS
 from fuserec.errors import UsageError
+from fuserec.serve.limits import PARAMETER, Limits
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 RowsPlace = Literal["device", "host"]
@@ -23,8 +25,8 @@ FEWEST_FOR_A_POLICY = 2
 
 
 @dataclass(frozen=True)
-class ServingConfig:
-    """What may be set where a repository is served.
+class ServingConfig(Limits):
+    """What may be set where a repository is served: how its models run, and the limits of a request, see `Limits`.
 
     Attributes:
         instances: Processes of the front door (`recommend`; `rank` where nothing is retrieved). Each has an interpreter
@@ -34,10 +36,11 @@ class ServingConfig:
             others answer while it is busy.
         stage_instances: Processes of each of the other models, which are called less. With one they have no queue
             policy, for that reason.
-        queue_size: Requests that may wait for one model; the next one is refused as UNAVAILABLE at once. A full queue
-            holds a second of work and more; who waits longer than that has no use for the answer.
-        queue_timeout_ms: Milliseconds that a request may wait before it is refused. A caller's own `timeout` counts
-            where it is shorter, so that nothing is computed for somebody who has gone.
+        queue_size: Requests that may wait for one model; the next one is refused as UNAVAILABLE at once. It bounds the
+            memory of the queue. Server 2.51 does not count such refusals, and it counts those of `queue_timeout_ms`: so
+            that is to come first, and the queue to hold more than what waits for so long.
+        queue_timeout_ms: Milliseconds that a request may wait before it is refused: who waits longer has no use for the
+            answer. A caller's own `timeout` counts where it is shorter, so that nothing is computed for nobody.
         queue_delay_us: Microseconds that a request waits for company. 0: those that come while a batch runs form the
             next one, which costs no latency. With more, servers without pull request 509 of
             triton-inference-server/core (July 2026) lose throughput by and by under a queue policy.
@@ -52,13 +55,14 @@ class ServingConfig:
 
     instances: int = 2
     stage_instances: int = 1
-    queue_size: int = 512
+    queue_size: int = 8192
     queue_timeout_ms: float = 1_000.0
     queue_delay_us: int = 0
     device: DeviceName = "auto"
     device_rows: RowsPlace = "device"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(f"invalid {name}={getattr(self, name)!r}: must be one of {', '.join(choices)}")
@@ -76,7 +80,9 @@ class ServingConfig:
             UsageError: A name is unknown or a value is not a number in its range.
         """
         defaults = cls()
-        kinds = {field.name: type(getattr(defaults, field.name)) for field in dataclasses.fields(cls)}
+        of_requests = {field.name for field in dataclasses.fields(Limits)}
+        names = sorted((field.name for field in dataclasses.fields(cls)), key=of_requests.__contains__)
+        kinds = {name: type(getattr(defaults, name)) for name in names}
         values: dict[str, float | str] = {}
         for setting in settings:
             name, _, text = setting.partition("=")
@@ -108,6 +114,8 @@ class ServingConfig:
             groups=_instance_groups(count),
             delay=self.queue_delay_us,
             policy=policy if count >= FEWEST_FOR_A_POLICY else _NO_POLICY,
+            name=PARAMETER,
+            limits=json.dumps(self.to_parameter()),  # a string in quotes
         )
 
     def apply(self, config: Any, model: str, models: Sequence[str]) -> None:
@@ -116,6 +124,7 @@ class ServingConfig:
 
         for field in ("version_policy", "instance_group", "dynamic_batching", "response_cache"):
             config.ClearField(field)
+        config.parameters.pop(PARAMETER, None)
         text_format.Merge(self.complete("", model, models), config)
 
 
@@ -143,6 +152,8 @@ instance_group [ {groups} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {delay}
 {policy}}}
+# What one request may cost.
+parameters {{ key: "{name}" value: {{ string_value: {limits} }} }}
 # Answers depend on what was published, not on the request alone: a cache would outlive a swap.
 response_cache {{ enable: false }}
 """

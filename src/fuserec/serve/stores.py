@@ -16,6 +16,7 @@ from fuserec.untrusted.tables import read_table, require_no_nulls
 Ids = NDArray[np.int64]
 ITEM_COLUMNS: Final = {"item_id": pl.Int64(), "count": pl.Int64()}
 OPTIONAL_ITEM_COLUMNS: Final = {"genres": pl.List(pl.String)}
+_SPARSEST: Final = 8  # ids an item
 USER_COLUMNS: Final = {"user_id": pl.Int64(), "history": pl.List(pl.Int64)}
 
 
@@ -121,6 +122,10 @@ class Categories:
     Args:
         item_ids: (n,) int64, distinct.
         categories: (n,) lists of strings, or null.
+
+    Attributes:
+        numbers: Category to its number, 0 to C - 1.
+        sizes: (G,) int64: items of each group.
     """
 
     def __init__(self, item_ids: Ids, categories: pl.Series) -> None:
@@ -132,6 +137,12 @@ class Categories:
         # An id that the catalogue does not hold has row -1, the last.
         self._groups = np.append(of_items.fill_null(0).to_numpy().astype(np.int64), 0)
         self._items = IdMap(item_ids)
+        self.sizes: Ids = np.bincount(self._groups[:-1], minlength=len(groups))
+        # By id, where ids are dense enough: a look-up in place of a binary search.
+        top = int(item_ids.max(initial=-1)) + 1
+        self._by_id: Ids | None = np.zeros(top + 1, np.int64) if 0 < top <= _SPARSEST * len(item_ids) else None
+        if self._by_id is not None:
+            self._by_id[item_ids] = self._groups[:-1]
         members = numbers.explode("set", empty_as_null=False)
         names = members["set"].unique(maintain_order=True)
         self.numbers = {name: number for number, name in enumerate(names)}
@@ -164,7 +175,16 @@ class Categories:
 
     def groups_of(self, item_ids: Ids) -> Ids:
         """Return the group of each item; same shape as `item_ids`."""
+        if self._by_id is not None:
+            # The last is nobody's: unknown ids beyond the others have no category, as negative ones.
+            groups: Ids = self._by_id[np.where(item_ids < 0, -1, np.minimum(item_ids, len(self._by_id) - 1))]
+            return groups
         return self._groups[self._items.rows(item_ids)]
+
+    @property
+    def by_group(self) -> tuple[Ids, Ids]:
+        """Numbers of categories, group by group, and where those of each group begin and the last ones end."""
+        return self._by_group.values, self._by_group.ends
 
     def of_group(self, group: int) -> Ids:
         """Return the numbers of the categories that the items of a group have."""
@@ -186,10 +206,10 @@ class _Lists:
     def __init__(self, owners: Ids, values: Ids, n: int) -> None:
         order = np.argsort(owners, kind="stable")
         self.owners, self.values = owners[order], values[order]
-        self._ends = np.searchsorted(self.owners, np.arange(n + 1))
+        self.ends = np.searchsorted(self.owners, np.arange(n + 1))
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.ends) - 1
 
     def __getitem__(self, owner: int) -> Ids:
-        return self.values[self._ends[owner] : self._ends[owner + 1]]
+        return self.values[self.ends[owner] : self.ends[owner + 1]]

@@ -103,6 +103,12 @@ class Tally:
     def __init__(self) -> None:
         self._numbers: dict[_Key, Number] = {}
         self._histograms: dict[_Key, Histogram] = {}
+        self._beside: list[Tally] = []
+
+    def beside(self) -> Tally:
+        """Return a tally for another thread, whose totals are added to these when they are read."""
+        self._beside.append(Tally())
+        return self._beside[-1]
 
     def number(self, metric: Metric, *values: str) -> Number:
         """Return the counter or gauge whose labels have these values, in the order of the metric's."""
@@ -114,6 +120,18 @@ class Tally:
 
     def samples(self) -> Iterator[Sample]:
         """Yield every number with its total."""
+        if not self._beside:
+            yield from self._samples()
+            return
+        totals: dict[tuple[str, tuple[tuple[str, str], ...]], Sample] = {}
+        for tally in (self, *self._beside):
+            for sample in tally.samples() if tally is not self else tally._samples():
+                before = totals.get((sample.name, sample.labels))
+                value = sample.value + (before.value if before and sample.kind == "counter" else 0.0)
+                totals[sample.name, sample.labels] = sample._replace(value=value)
+        yield from totals.values()
+
+    def _samples(self) -> Iterator[Sample]:
         # Copies: other threads may ask for a new number meanwhile.
         for (metric, values), number in self._numbers.copy().items():
             yield Sample(metric.name, metric.about, metric.kind, _pairs(metric, values), number.value)

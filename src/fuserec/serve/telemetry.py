@@ -28,6 +28,7 @@ STAGE_SECONDS: Final = Metric(
 )
 BATCH_ROWS: Final = Metric("fuserec_batch_rows", "Rows of one execution", _MODEL, bounds=_ROWS)
 ROWS: Final = Metric("fuserec_rows_total", "Rows by what became of them", ("outcome", *_MODEL))
+REQUESTS: Final = Metric("fuserec_requests_total", "Requests by what became of them", ("outcome", *_MODEL))
 CERTIFIED: Final = Metric("fuserec_certified_total", "Searches that the first pass proved", ("version",))
 REPAIRED: Final = Metric("fuserec_repaired_total", "Searches that had to be widened", ("version",))
 UNKNOWN_IDS: Final = Metric("fuserec_unknown_ids_total", "Ids that the catalogue does not hold", _MODEL)
@@ -46,6 +47,7 @@ METRICS: Final = (
     STAGE_SECONDS,
     BATCH_ROWS,
     ROWS,
+    REQUESTS,
     CERTIFIED,
     REPAIRED,
     UNKNOWN_IDS,
@@ -70,6 +72,12 @@ ANSWERED: Final = "answered"
 FALLBACK: Final = "fallback"
 REFUSED: Final = "refused"
 OUTCOMES: Final = (ANSWERED, FALLBACK, REFUSED)
+# Outcomes of a request: answered; refused, as it asked for the impossible or for more than it may; expired, as its time
+# was over while it was answered; shed, as too many heavy ones waited; failed, by a fault of the model.
+EXPIRED: Final = "expired"
+SHED: Final = "shed"
+FAILED: Final = "failed"
+REQUEST_OUTCOMES: Final = (ANSWERED, REFUSED, EXPIRED, SHED, FAILED)
 
 _REST: Final = "rest"
 _ELSEWHERE: Final = "elsewhere"
@@ -172,6 +180,7 @@ class Telemetry:
         self._answered, self._fallback, self._refused = (
             tally.number(ROWS, outcome, name, number) for outcome in OUTCOMES
         )
+        self._requests = {outcome: tally.number(REQUESTS, outcome, name, number) for outcome in REQUEST_OUTCOMES}
         self._unknown = tally.number(UNKNOWN_IDS, name, number)
         self._certified = tally.number(CERTIFIED, number)
         self._repaired = tally.number(REPAIRED, number)
@@ -215,8 +224,13 @@ class Telemetry:
         self._unknown.add(unknown_ids)
 
     def refused(self, rows: int) -> None:
-        """Count rows that asked for the impossible."""
+        """Count a request, of some rows, that asked for the impossible."""
         self._refused.add(rows)
+        self.ended(REFUSED)
+
+    def ended(self, outcome: str, requests: int = 1) -> None:
+        """Count requests by their outcome."""
+        self._requests[outcome].add(requests)
 
     def searched(self, certified: NDArray[np.bool_]) -> None:
         """Count B searches: (B,) bool, whether the first pass proved its answer."""

@@ -7,11 +7,11 @@ INVALID_ARGUMENT by itself; the others of its batch are answered as if it had no
 from __future__ import annotations
 
 import abc
+import dataclasses
 import gc
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -27,26 +27,26 @@ from fuserec.errors import BundleError, DeviceError, DeviceLost
 from fuserec.manifest import Manifest, served_bundle
 from fuserec.rules import MAX_JSON, Rules
 from fuserec.serve.device import Device
-from fuserec.serve.experiment import Experiments
+from fuserec.serve.experiment import Experiments, Side
 from fuserec.serve.explain import Explanation, explain
 from fuserec.serve.faults import Departure, device_fault
 from fuserec.serve.handover import Handover, ServerLedger
 from fuserec.serve.heartbeat import Heartbeat
+from fuserec.serve.heavy_requests import HeavyRequests, LaneFull, error_response, fields, response_of, stack
 from fuserec.serve.inputs import Inputs, checked_k, id_lists, required, same_rows, strings, switches
+from fuserec.serve.limits import Estimate, Limits
 from fuserec.serve.logs import log_to
 from fuserec.serve.observing import Observing
-from fuserec.serve.pipeline import Answer, Pipeline
+from fuserec.serve.pipeline import Pipeline
 from fuserec.serve.plain import PlainAnswers, read_plain
 from fuserec.serve.query import Query
 from fuserec.serve.ranking import Ranked, RankQuery, RankStage
 from fuserec.serve.tally import Tally
-from fuserec.serve.telemetry import STAGES, TOTAL, Execution, Telemetry
+from fuserec.serve.telemetry import ANSWERED, FAILED, SHED, STAGES, TOTAL, Telemetry
 from fuserec.serve.users import NO_IDS, Users
 
 logger = logging.getLogger(__name__)
 
-# The trace id in a `traceparent` (W3C Trace Context), which the launcher has the server make a parameter of a request.
-_TRACE: Final = re.compile('"traceparent":"[0-9a-f]{2}-([0-9a-f]{32})-')
 _NO_SCORE: Final = np.float32(contract.NO_SCORE)
 
 
@@ -64,11 +64,13 @@ class _Model(abc.ABC):
         self.observing = Observing.of_environment()
         log_to(sys.stderr, self.observing.log_format, model=model, version=version)
         logging.getLogger("fuserec").setLevel(logging.INFO)
+        config = json.loads(args["model_config"])
+        self.limits = Limits.of_config(config)
         self.departure = Departure()
         self.device = self.choose_device()
         logger.info("device: %s", self.device)
         if self.searches:
-            _share_cores(args["model_config"])
+            _share_cores(config)
         # The front door's version folder is the bundle; the single stages read the one of the same version.
         # The server has links to version folders, see `fuserec.serve.view`; the vendor's, set up by hand, the folders.
         repository = (Path(args["model_repository"]) / str(version)).resolve().parents[1]
@@ -117,40 +119,68 @@ class _Model(abc.ABC):
                 responses = self.answer(requests)
         except Exception as error:
             execution = self.telemetry.executed()
-            logger.exception("an execution failed", extra=_fields(requests, execution))
+            logger.exception("an execution failed", extra=fields(requests, execution))
             # A bundle that was changed on disk gives no answers here; another server may have it whole.
             fault = error if isinstance(error, BundleError) else device_fault(error)
             if fault is None:
                 raise
-            if isinstance(fault, DeviceLost):
-                self.departure.begin()
-            return [_unavailable(fault) for _ in requests]
+            self.depart_after(fault)
+            return [error_response(str(fault), pb_utils.TritonError.UNAVAILABLE) for _ in requests]
         execution = self.telemetry.executed()
         if execution.seconds[TOTAL] > 1e-3 * self.observing.slow_ms:
-            logger.warning("a slow execution", extra=_fields(requests, execution))
+            logger.warning("a slow execution", extra=fields(requests, execution))
         return responses
 
     def answer(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request, all good ones in one pipeline call."""
+        """Answer each request, all good ones in one pipeline call; None stands for one that is answered later."""
         responses: list[Any] = [None] * len(requests)
         good: list[int] = []
         batches: list[Any] = []
         for position, request in enumerate(requests):
             # At once: each look-up by name makes the whole list anew.
             inputs = {tensor.name(): tensor for tensor in request.inputs()}
+            rows = max((tensor.shape()[0] for tensor in inputs.values()), default=0)
             try:
-                batches.append(self.read(inputs))
-                good.append(position)
+                self.limits.check_rows(rows)
+                batch = self.read(inputs)
+                if not self.put_off(request, batch):
+                    batches.append(batch)
+                    good.append(position)
             except ValueError as error:
-                self.telemetry.refused(max(tensor.shape()[0] for tensor in inputs.values()))
-                responses[position] = pb_utils.InferenceResponse(
-                    error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-                )
-        if good:
-            for position, outputs in zip(good, self.run(batches), strict=True):
-                tensors = [pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in outputs.items()]
-                responses[position] = pb_utils.InferenceResponse(tensors)
+                self.telemetry.refused(rows)
+                responses[position] = error_response(str(error), pb_utils.TritonError.INVALID_ARG)
+            except LaneFull as error:
+                self.telemetry.ended(SHED)
+                responses[position] = error_response(str(error), pb_utils.TritonError.UNAVAILABLE)
+        for position, response in zip(good, self._answered(batches), strict=True):
+            responses[position] = response
         return responses
+
+    def _answered(self, batches: Sequence[Any]) -> list[Any]:
+        """Answer good requests at once; where that fails each by itself, so that one that cannot be harms no other."""
+        if not batches:
+            return []
+        try:
+            responses = [response_of(outputs) for outputs in self.run(batches)]
+        except Exception as error:
+            if device_fault(error) is not None:
+                raise
+            if len(batches) > 1:
+                return [response for batch in batches for response in self._answered([batch])]
+            logger.exception("a request failed")
+            self.telemetry.ended(FAILED)
+            return [error_response(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)]
+        self.telemetry.ended(ANSWERED, len(batches))
+        return responses
+
+    def depart_after(self, fault: BundleError | DeviceError) -> None:
+        """End this process where its GPU is lost to it; another answers what this one cannot."""
+        if isinstance(fault, DeviceLost):
+            self.departure.begin()
+
+    def put_off(self, request: Any, batch: Any) -> bool:
+        """Return whether a request was taken to be answered later; `LaneFull` refuses it."""
+        return False
 
     @abc.abstractmethod
     def read(self, inputs: Inputs) -> Any:
@@ -167,18 +197,29 @@ class RecommendModel(_Model):
     stages = STAGES[:-1]
 
     def watch(self, bundle: Path) -> None:
-        """Begin to count, and to follow what is tried beside this version."""
+        """Begin to count, to follow what is tried beside this version, and to take heavy requests."""
         super().watch(bundle)
-        open_candidate = partial(Pipeline.open, device=self.device)
+        beside, version = self.tally.beside(), int(bundle.name)
+        heavy = Side(self.pipeline.twin(), Telemetry(beside, contract.RECOMMEND, version, self.stages), beside)
+        heavy.pipeline.watcher = heavy.telemetry
         self.experiments = Experiments(
             bundle,
             self.pipeline,
             self.tally,
             self.telemetry,
-            open_candidate=open_candidate,
+            heavy=heavy,
+            open_candidate=partial(Pipeline.open, device=self.device),
             on_change=self.heartbeat.tell,
         )
         self.experiments.start()
+        self.heavy = HeavyRequests(
+            self.experiments, heavy.telemetry, self.limits, self.observing.slow_ms, self.depart_after
+        )
+        self.heavy.start()
+        self.estimate = Estimate(self.pipeline.n_items, self.pipeline.dim)
+        self.heavy_ms = max(self.limits.heavy_ms, 2.0 * self.estimate.plain_ms)
+        light_k = min(self.limits.max_k, self.limits.max_items, self.estimate.most_items(self.heavy_ms))
+        self.plain_limits = dataclasses.replace(self.limits, max_k=max(light_k, 1))
         # They are the same in every plain answer, and the server keeps what it has copied of a tensor.
         self.constants = [
             pb_utils.Tensor(contract.FALLBACK, np.zeros((1, 1), dtype=np.bool_)),
@@ -187,16 +228,32 @@ class RecommendModel(_Model):
         ]
 
     def finalize(self) -> None:
-        """End what is tried beside this version."""
+        """Answer the heavy requests that wait, and end what is tried beside this version."""
+        self.heavy.stop()
         self.experiments.stop()
         super().finalize()
 
+    def put_off(self, request: Any, batch: list[Query]) -> bool:
+        """Put a heavy request into the lane of these."""
+        estimate_ms = self.estimate(batch)
+        if estimate_ms <= self.heavy_ms:
+            return False
+        self.heavy.put(request, batch, estimate_ms)
+        return True
+
     def answer(self, requests: Sequence[Any]) -> list[Any]:
         """Answer plain requests by the shortest way, others by that of all models."""
-        asked = read_plain([request.inputs() for request in requests])
-        answers = None if asked is None else self.experiments.recommend_plain(asked)
+        asked = read_plain([request.inputs() for request in requests], self.plain_limits)
+        try:
+            answers = None if asked is None else self.experiments.recommend_plain(asked)
+        except Exception as error:
+            if device_fault(error) is not None:
+                raise
+            logger.exception("plain requests failed together")
+            answers = None
         if asked is None or answers is None:
             return super().answer(requests)
+        self.telemetry.ended(ANSWERED, len(requests))
         return [
             self._plain_response(answers, row, k, ignored)
             for row, (k, ignored) in enumerate(zip(asked.ks, answers.ignored, strict=True))
@@ -215,26 +272,28 @@ class RecommendModel(_Model):
     def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
         users = required(inputs, contract.USER_ID)[:, 0].tolist()
-        ks = checked_k(inputs, len(users))
-        histories = id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        excludes = id_lists(inputs, contract.EXCLUDE, len(users), contract.MAX_EXCLUDE)
+        ks = checked_k(inputs, len(users), self.limits.max_k)
+        histories = id_lists(inputs, contract.HISTORY, len(users), self.limits.max_history)
+        excludes = id_lists(inputs, contract.EXCLUDE, len(users), self.limits.max_exclude)
         only = switches(inputs, contract.HISTORY_ONLY, len(users))
         texts = strings(inputs, contract.TEXT, len(users), contract.MAX_TEXT)
-        allows = id_lists(inputs, contract.ALLOW, len(users), contract.MAX_ALLOW)
+        allows = id_lists(inputs, contract.ALLOW, len(users), self.limits.max_allow)
         rules = [Rules.from_json(text) for text in strings(inputs, contract.RULES, len(users), MAX_JSON)]
         if any(texts) and not self.pipeline.reads_text:
             raise ValueError(f"{contract.TEXT} came, and this model reads none; expected a user id or a history")
-        return [
+        queries = [
             Query(user, history, exclude, k, only_given, text, allow, rule)
             for user, history, exclude, k, only_given, text, allow, rule in zip(
                 users, histories, excludes, ks, only, texts, allows, rules, strict=True
             )
         ]
+        self.limits.check(queries)
+        return queries
 
     def run(self, batches: Sequence[list[Query]]) -> list[dict[str, NDArray[Any]]]:
         """Recommend for the rows of all requests at once."""
         answers = iter(self.experiments.recommend([query for batch in batches for query in batch]))
-        return [_stack([next(answers) for _ in batch]) for batch in batches]
+        return [stack([next(answers) for _ in batch]) for batch in batches]
 
 
 class EncodeModel(_Model):
@@ -250,7 +309,7 @@ class EncodeModel(_Model):
     def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""
         users = required(inputs, contract.USER_ID)[:, 0]
-        histories = id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        histories = id_lists(inputs, contract.HISTORY, len(users), self.limits.max_history)
         only = switches(inputs, contract.HISTORY_ONLY, len(users))
         return [
             Query(int(user), history, NO_IDS, 1, given)
@@ -283,8 +342,10 @@ class SearchModel(_Model):
         if not np.isfinite(vectors).all():
             raise ValueError(f"{contract.QUERY} came with NaN or infinite values, expected finite ones")
         self.pipeline.check_vectors(vectors)
-        excludes = id_lists(inputs, contract.EXCLUDE, len(vectors), contract.MAX_EXCLUDE)
-        return vectors, excludes, checked_k(inputs, len(vectors))
+        excludes = id_lists(inputs, contract.EXCLUDE, len(vectors), self.limits.max_exclude)
+        ks = checked_k(inputs, len(vectors), self.limits.max_k)
+        self.limits.check_items(sum(ks))
+        return vectors, excludes, ks
 
     def run(self, batches: Sequence[Any]) -> list[dict[str, NDArray[Any]]]:
         """Search for the rows of all requests at once."""
@@ -329,8 +390,8 @@ class RankModel(_Model):
     def read(self, inputs: Inputs) -> list[RankQuery]:
         """Read one request as a query a row."""
         users = required(inputs, contract.USER_ID)[:, 0]
-        histories = id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
-        candidates = id_lists(inputs, contract.CANDIDATES, len(users), contract.MAX_CANDIDATES)
+        histories = id_lists(inputs, contract.HISTORY, len(users), self.limits.max_history)
+        candidates = id_lists(inputs, contract.CANDIDATES, len(users), self.limits.max_candidates)
         only = switches(inputs, contract.HISTORY_ONLY, len(users))
         return [
             RankQuery(int(user), history, row, given)
@@ -358,7 +419,7 @@ class ExplainModel(_Model):
         users = required(inputs, contract.USER_ID)[:, 0]
         items = required(inputs, contract.ITEM_ID)[:, 0]
         same_rows(contract.ITEM_ID, len(items), len(users))
-        histories = id_lists(inputs, contract.HISTORY, len(users), contract.MAX_HISTORY)
+        histories = id_lists(inputs, contract.HISTORY, len(users), self.limits.max_history)
         only = switches(inputs, contract.HISTORY_ONLY, len(users))
         for item in items:
             self.pipeline.check_item(int(item))
@@ -373,30 +434,13 @@ class ExplainModel(_Model):
         return [_stack_explained([explain(self.pipeline, query, item) for query, item in batch]) for batch in batches]
 
 
-def _unavailable(fault: BundleError | DeviceError) -> Any:
-    """Return the response to a request that a fault of the GPU met: another process may answer it."""
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(fault), pb_utils.TritonError.UNAVAILABLE))
-
-
-def _share_cores(model_config: str) -> None:
+def _share_cores(config: dict[str, Any]) -> None:
     """Let a search use as many cores as there are for each process of its model."""
     import numba
 
-    processes = sum(group["count"] for group in json.loads(model_config)["instance_group"])
+    processes = sum(group["count"] for group in config["instance_group"])
     most = numba.get_num_threads()  # as many as its own settings allow
     numba.set_num_threads(max(1, min(most, len(os.sched_getaffinity(0))) // processes))
-
-
-def _fields(requests: Sequence[Any], execution: Execution) -> dict[str, Any]:
-    """Return what a log line tells of an execution: the traces that its requests belong to, rows, milliseconds."""
-    traces = [_TRACE.search(request.parameters()) for request in requests]
-    return {
-        "fields": {
-            "trace_ids": [trace[1] for trace in traces if trace],
-            "rows": execution.rows,
-            "stages_ms": {stage: round(1e3 * seconds, 3) for stage, seconds in execution.seconds.items()},
-        }
-    }
 
 
 def _stack_ranked(answers: Sequence[Ranked]) -> dict[str, NDArray[Any]]:
@@ -427,30 +471,4 @@ def _stack_explained(answers: Sequence[Explanation]) -> dict[str, NDArray[Any]]:
         contract.CONTRIBUTIONS: contributions,
         contract.SCORE: np.array([[answer.score] for answer in answers], dtype=np.float32),
         contract.BASELINE: np.array([[answer.baseline] for answer in answers], dtype=np.float32),
-    }
-
-
-def _stack(answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
-    """Make the output tensors of one request; rows with a smaller k are filled up with the tail.
-
-    What is minus infinity to the pipeline travels as `NO_SCORE`. It is looked for only where a row ends in no item, as
-    few do: with cold caches a call of numpy costs 10 us.
-    """
-    if len(answers) == 1:  # as most are
-        ids, scores = answers[0].item_ids[None], answers[0].scores[None]
-    else:
-        width = max(len(answer.item_ids) for answer in answers)
-        ids = np.full((len(answers), width), contract.NO_ID, dtype=np.int64)
-        scores = np.full((len(answers), width), _NO_SCORE)
-        for row, answer in enumerate(answers):
-            ids[row, : len(answer.item_ids)] = answer.item_ids
-            scores[row, : len(answer.item_ids)] = answer.scores
-    if any(answer.item_ids[-1] == contract.NO_ID for answer in answers):
-        scores = np.where(ids == contract.NO_ID, _NO_SCORE, scores)
-    return {
-        contract.ITEM_IDS: ids,
-        contract.SCORES: scores,
-        contract.FALLBACK: np.array([[answer.fallback] for answer in answers]),
-        contract.IGNORED: np.array([[answer.ignored] for answer in answers], dtype=np.int32),
-        contract.VERSION: np.array([[answer.version] for answer in answers], dtype=np.int64),
     }
