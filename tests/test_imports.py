@@ -47,7 +47,7 @@ def imported_rooms(path: Path) -> set[str]:
             assert node.level == 0, f"{path} has a relative import; write it out"
             names |= {node.module or ""}
             if node.module == "fuserec":
-                names |= {f"fuserec.{alias.name}" for alias in node.names}
+                names |= {f"fuserec.{alias.name}" for alias in node.names if alias.name != "__version__"}
     return {name.split(".")[1] for name in names if name.startswith("fuserec.")}
 
 

@@ -83,6 +83,9 @@ def training(metrics: dict[str, Any], folder: Path) -> None:
     """Show what a checkpoint scored."""
     asked = "questions" if metrics.get("recipe_name") == "dialogue" else "users"
     rows = [(split, *(f"{value:.4f}" for value in metrics[split].values())) for split in ("validation", "test")]
+    if baseline := metrics.get("baselines", {}).get("popularity"):
+        shown = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics["test"]]
+        rows.append(("popularity, test", *shown))
     print_table(("", *metrics["test"]), rows, title=f"{metrics['protocol']}, {metrics['n_test_users']} {asked}")
     epochs = f"{metrics['epochs']} epochs, the best was {metrics['best_epoch']}"
     out.print(f"{metrics['parameters']:,} parameters, {metrics['train_seconds']:.0f} s, {epochs}; in {folder}")
@@ -136,6 +139,8 @@ def manifest(manifest: Manifest, repository: Path, versions: Sequence[int]) -> N
     for split in ("validation", "test"):
         if split in manifest.metrics:
             rows.append((split, _numbers(manifest.metrics[split])))
+    if baseline := manifest.metrics.get("baselines", {}).get("popularity"):
+        rows.append(("popularity, test", _numbers(baseline)))
     if manifest.rerank is not None:
         reordered = f"the best {manifest.rerank.candidates}, with a weight of {manifest.rerank.weight:g}; NDCG@10 of"
         reordered += f" {manifest.rerank.users} users"

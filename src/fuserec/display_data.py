@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from fuserec.terminal import out, print_table, printable
 from fuserec.train.encodings import UTF8
 from fuserec.train.feedback import Feedback, Rate
 from fuserec.train.import_report import TREATMENTS, Imported, Numbering
 from fuserec.train.served import Malformed
+
+# ISO 8601: if all times are before, they were hardly meant so.
+SURELY_MEANT: Final = "1980"
 
 
 def imported(report: Imported, folder: Path) -> None:
@@ -30,6 +34,10 @@ def imported(report: Imported, folder: Path) -> None:
     for kind, numbering in report.numbering.items():
         _numbering(kind, numbering, report.numbers_from)
     out.print(f"{report.interactions:,} interactions of {report.users:,} users with {report.items:,} items in {folder}")
+    if report.last < SURELY_MEANT:
+        out.print(
+            f"no time is after {report.last}: --time-format if {report.times} is not what they are", style="yellow"
+        )
     out.print(f"from {report.first} to {report.last}; ids and their numbers: ids_users.parquet, ids_items.parquet")
 
 
@@ -47,7 +55,7 @@ def _numbering(kind: str, numbering: Numbering, numbers_from: str | None) -> Non
         )
     if numbering.alike:
         out.print(
-            f"{numbering.alike:,} {one} ids differ from another in case only; --casefold-ids makes them one",
+            f"{numbering.alike:,} {one} ids differ from another in case or accents only; --casefold-ids makes them one",
             style="yellow",
         )
 

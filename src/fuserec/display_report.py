@@ -20,6 +20,8 @@ def evaluation(document: dict[str, Any]) -> None:
         repeats = f"{document['n_repeats']:,} users took an item that they had before"
         out.print(f"{repeats}: torch ranks it, bundles and servers never show it", style="yellow")
     _metrics(document["metrics"])
+    baseline = ", ".join(f"{name} {value:.4f}" for name, value in document["baselines"]["popularity"].items())
+    out.print(f"the most popular items for everybody: {baseline}")
     _exposure(document["exposure"])
     for grouping in document["user_groups"]:
         _user_group(grouping)

@@ -99,10 +99,15 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class TextRecord:
-    """What the text encoder is fed with: at most `max_tokens` tokens, shorter texts filled up with `pad_id`."""
+    """What the text encoder is fed with: at most `max_tokens` tokens, shorter texts filled up with `pad_id`.
+
+    `prompt` stands before every text. `literal_pad` says whether the graph knows `fuserec.tokens.LITERAL_PAD`.
+    """
 
     max_tokens: int
     pad_id: int
+    prompt: str = ""
+    literal_pad: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,9 @@ class Manifest:
         try:
             if "version" in document:
                 raise ValueError("it has an unknown field 'version'")
-            # Bundles that were written before there were maps have none.
+            # Bundles of before there were id maps and prompts have none.
+            if isinstance(document.get("text"), dict):
+                document["text"] = {"prompt": "", "literal_pad": False, **document["text"]}
             return from_json(cls, {"ids": {}, **document, "version": int(bundle.name)})
         except ValueError as error:
             raise BundleError(f"{path} does not have the fields of a manifest ({error}); export again") from None

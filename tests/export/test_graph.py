@@ -1,5 +1,7 @@
 """The exported graph is the trained module, in every precision, at every batch size and length."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +115,28 @@ def test_a_row_is_bit_equal_in_any_batch(
         ]
         wrong = [row for row in range(batch) if alone[row].tobytes() != together[row].tobytes()]
         assert not wrong, f"of {batch} rows {wrong} are not what they are alone"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_graph_tells_what_it_reads_and_refuses_the_rest(
+    graph: Callable[[str, Use], Path], checkpoint: Checkpoint, precision: str
+) -> None:
+    path = graph(precision, "cpu")
+    told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert told["fuserec.max_history"] == str(MAX_HISTORY) and told["fuserec.padding"] == "0"
+    assert told["fuserec.n_items"] == str(checkpoint.items.height)
+    ids = checkpoint.items["item_id"].to_numpy().astype("<i8").tobytes()
+    assert told["fuserec.item_ids_sha256"] == hashlib.sha256(ids).hexdigest()
+    history = json.loads(told["fuserec.inputs"])["history"]
+    assert history["axes"][1] == {"name": "L", "min": 1, "max": MAX_HISTORY}
+    assert "0 on the left" in history["values"]
+    engine = OnnxRuntimeEngine(path)
+    for length in (0, MAX_HISTORY + 1):
+        feed = {"user": np.array([0]), "history": np.ones((1, length), dtype=np.int64)}
+        with pytest.raises(ValueError, match=f"invalid history with L={length}: must be 1 to {MAX_HISTORY}"):
+            engine.run(feed)
+    with pytest.raises(ValueError, match="invalid user with B=0"):
+        engine.run({"user": np.empty(0, np.int64), "history": np.empty((0, 1), np.int64)})
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

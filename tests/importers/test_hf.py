@@ -280,6 +280,153 @@ def test_the_packaged_encoder(items: Path) -> None:
     assert (vectors_of(checkpoint) - expected).abs().max() < 1e-5
 
 
+def library_vectors(folder: Path, texts: list[str], kind: str) -> Tensor:
+    """What transformers says of texts with a prompt before them, by mean pooling, with the library's own mask."""
+    return unit(POOLED["mean"](*states_of(folder, [kind + text for text in texts], POSITIONS)))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Change the weights of an encoder."""
+    path = folder / "model.safetensors"
+    safetensors.torch.save_file(change(safetensors.torch.load_file(path)), path, metadata={"format": "pt"})
+
+
+def without(part: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda state: {name: tensor for name, tensor in state.items() if part not in name}
+
+
+def grown(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    deeper = {name.replace(".layer.1.", ".layer.2."): tensor.clone() for name, tensor in state.items()}
+    return state | deeper
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+            r"missing: embeddings\.LayerNorm\.bias, .* and 32 more; unexpected: _orig_mod\.embed.*; torch\.compile",
+            id="compiled",
+        ),
+        pytest.param(without("layer.1."), r"\(missing: encoder\.layer\.1\.[\w., ]* and 11 more\)", id="a layer less"),
+        pytest.param(grown, r"\(unexpected: encoder\.layer\.2\.[\w., ]* and 11 more\)", id="a layer more"),
+        pytest.param(
+            lambda state: state | {"embeddings.word_embeddings.weight": torch.zeros(9, HIDDEN)},
+            r"\(of another shape: embeddings\.word_embeddings\.weight\)$",
+            id="another shape",
+        ),
+    ],
+)  # fmt: skip
+def test_weights_of_another_model_are_refused_by_name(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str, items: Path, tmp_path: Path
+) -> None:
+    folder = write_encoder(tmp_path / "encoder", "bert")
+    rewrite(folder, change)
+    with pytest.raises(DataError, match=message):
+        import_hf(str(folder), items)
+
+
+def test_heads_are_left_out_and_counted(items: Path, tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "encoder", "bert")
+    expected = vectors_of(import_hf(str(folder), items))
+
+    def with_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        inside = {f"bert.{name}": tensor for name, tensor in state.items()}
+        return inside | {"cls.predictions.bias": torch.zeros(40), "bert.embeddings.position_ids": torch.arange(24)}
+
+    rewrite(folder, with_head)
+    checkpoint = import_hf(str(folder), items)
+    assert torch.equal(vectors_of(checkpoint), expected)
+    assert checkpoint.metrics["imported"]["left_out"] == {"tensors_of_heads": 1}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_and_said(dtype: torch.dtype, items: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    folder = write_encoder(tmp_path / "encoder", "bert")
+    AutoModel.from_pretrained(folder).to(dtype).save_pretrained(folder)
+    checkpoint = import_hf(str(folder), items)
+    name = {torch.float16: "F16", torch.bfloat16: "BF16"}[dtype]
+    stored = safetensors.torch.load_file(folder / "model.safetensors")
+    assert checkpoint.metrics["imported"]["widened"] == {name: len(stored)}
+    wide = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    wide.save_pretrained(tmp_path / "wide")
+    (tmp_path / "wide" / "tokenizer.json").write_text((folder / "tokenizer.json").read_text())
+    (tmp_path / "wide" / "tokenizer_config.json").write_text((folder / "tokenizer_config.json").read_text())
+    expected = import_hf(str(tmp_path / "wide"), items)
+    assert torch.equal(vectors_of(checkpoint), vectors_of(expected))
+    checkpoint.save(tmp_path / "checkpoint")
+    loaded = Checkpoint.load(tmp_path / "checkpoint")
+    assert {tensor.dtype for tensor in loaded.module().parameters()} == {torch.float32}
+
+
+def test_quantized_weights_are_refused(items: Path, tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "encoder", "bert")
+    rewrite(folder, lambda state: {name: tensor.to(torch.float8_e4m3fn) for name, tensor in state.items()})
+    with pytest.raises(DataError, match="F8_E4M3"):
+        import_hf(str(folder), items)
+
+
+@pytest.mark.parametrize("name", ["document", "passage", "corpus"])
+def test_prompts_stand_before_items_and_queries(name: str, items: Path, tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "encoder", "bert")
+    write_sentence(folder, {"pooling_mode": "mean"}, "Normalize")
+    prompts = {"query": "the cat ", name: "a film about "}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    checkpoint = import_hf(str(folder), items)
+    expected = library_vectors(folder, TEXTS, "a film about ")
+    assert (vectors_of(checkpoint) - expected).abs().max() < 1e-5
+    assert (expected - library_vectors(folder, TEXTS, "")).abs().max() > 0.01, "the prompt makes no difference"
+    assert checkpoint.arguments["query_prompt"] == "the cat "
+    assert checkpoint.metrics["imported"]["prompts"] == {"query": "the cat ", "document": "a film about "}
+
+
+def test_prompts_that_are_not_pooled_are_refused(items: Path, tmp_path: Path) -> None:
+    write_sentence(_empty(tmp_path), {"pooling_mode": "mean", "include_prompt": False})
+    (tmp_path / "encoder" / "config_sentence_transformers.json").write_text('{"prompts": {"query": "q: "}}')
+    with pytest.raises(CheckpointError, match="include_prompt is false"):
+        import_hf(str(tmp_path / "encoder"), items)
+
+
+@pytest.mark.parametrize("told", [None, 5])
+def test_vectors_are_truncated(told: int | None, items: Path, tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "encoder", "bert")
+    write_sentence(folder, {"pooling_mode": "mean"}, "Normalize")
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"truncate_dim": 8}))
+    checkpoint = import_hf(str(folder), items, truncate_dim=told)
+    kept = told or 8
+    expected = unit(library_vectors(folder, TEXTS, "")[:, :kept])
+    assert checkpoint.arguments["dim"] == kept
+    assert (vectors_of(checkpoint) - expected).abs().max() < 1e-5
+    with pytest.raises(UsageError, match=f"invalid --truncate-dim=99: must be 1 to {HIDDEN}"):
+        import_hf(str(folder), items, truncate_dim=99)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "mpnet"])
+def test_a_padding_token_in_a_text_is_read(model_type: str, tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "encoder", model_type)
+    texts = [f"{TEXTS[0]} <pad> {TEXTS[1]}", f"  {TEXTS[0]}  ", "<pad>", TEXTS[2]]
+    data = tmp_path / "items"
+    data.mkdir()
+    table = {"item_id": range(len(texts)), "title": ["-"] * len(texts), "text": texts}
+    pl.DataFrame(table).write_parquet(data / "items.parquet")
+    checkpoint = import_hf(str(folder), data)
+    module = checkpoint.module()
+    assert isinstance(module, TextRetriever) and checkpoint.tokenizer is not None
+    expected = unit(POOLED["mean"](*states_of(folder, texts, checkpoint.arguments["max_tokens"])))
+    assert (module.item_vectors() - expected).abs().max() < 1e-5
+    plain = unit(
+        POOLED["mean"](*states_of(folder, [texts[0].replace("<pad> ", "")], checkpoint.arguments["max_tokens"]))
+    )
+    assert (expected[0] - plain[0]).abs().max() > 0.01, "the token makes no difference"
+    tokenizer = Tokenizer(checkpoint.tokenizer, max_tokens=checkpoint.arguments["max_tokens"], pad_id=PAD)
+    index = ItemIndex.build(module.item_vectors().numpy(), checkpoint.items["item_id"].to_numpy())
+    export_graph(text_encoder(module, checkpoint.items, index, tokenizer), tmp_path / "graph.onnx")
+    found = OnnxRuntimeEngine(tmp_path / "graph.onnx").run({"tokens": tokenizer(texts)})["text_vector"]
+    assert np.abs(found - expected.numpy()).max() < 1e-4
+
+
 def _empty(tmp_path: Path) -> Path:
     """A folder without a transformer: what stands around it is read first."""
     (tmp_path / "encoder").mkdir()

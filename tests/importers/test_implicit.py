@@ -136,6 +136,61 @@ def test_ids_that_are_texts_are_those_from_before_the_import(write_data: DataWri
         import_implicit(FILES / "implicit-als.npz", data, **listed)
 
 
+def fitted(folder: Path, n_users: int = 90, n_items: int = 60) -> tuple[Path, list[tuple[int, int]]]:
+    """Write factors that were fitted: each user likes items of one of three kinds; return file and pairs of rows."""
+    rng = np.random.default_rng(0)
+    users, items = (np.eye(3)[rng.integers(0, 3, n)] + rng.normal(0, 0.1, (n, 3)) for n in (n_users, n_items))
+    kinds = users.argmax(axis=1)[:, None] == items.argmax(axis=1)[None]
+    pairs = [(user, int(item)) for user in range(n_users) for item in rng.permutation(np.flatnonzero(kinds[user]))[:8]]
+    path = folder / "fitted.npz"
+    np.savez(path, user_factors=users.astype(np.float32), item_factors=items.astype(np.float32), factors=3)
+    return path, pairs
+
+
+@pytest.mark.parametrize("wrong", ["users", "items", "both"])
+def test_factors_in_another_order_are_refused(wrong: str, write_data: DataWriter, tmp_path: Path) -> None:
+    path, pairs = fitted(tmp_path)
+    users, items = (sorted(range(1, n + 1), key=str) for n in (90, 60))  # 1, 10, 11, ...
+    told_users = sorted(users) if wrong == "items" else users
+    told_items = sorted(items) if wrong == "users" else items
+    data = write_data([(told_users[user], told_items[item]) for user, item in pairs], range(1, 61))
+    hint = "the ids sorted as texts fit, with [89].*: give --sorted-as-texts" if wrong == "both" else "--trust-order"
+    with pytest.raises(DataError, match=rf"score more than exchanged ones in [345]\d\.\d% of the cases, .*{hint}"):
+        import_implicit(path, data)
+    assert import_implicit(path, data, trust_order=True).metrics["imported"]["agreement"] < 0.6
+
+
+def test_factors_in_the_order_of_texts(write_data: DataWriter, tmp_path: Path) -> None:
+    path, pairs = fitted(tmp_path)
+    users, items = (sorted(range(1, n + 1), key=str) for n in (90, 60))
+    data = write_data([(users[user], items[item]) for user, item in pairs], range(1, 61))
+    checkpoint = import_implicit(path, data, rows=Rows.TEXTS)
+    assert checkpoint.metrics["imported"]["agreement"] > 0.75
+    factors = np.load(path)["item_factors"]
+    table = checkpoint.state["user_tower.item_embedding.weight"].numpy()
+    assert all(np.array_equal(table[number], factors[row]) for row, number in enumerate(items))
+
+
+def test_popular_items_do_not_hide_a_wrong_order_of_users(write_data: DataWriter, tmp_path: Path) -> None:
+    """Known pairs score far more than others here, whoever the user is taken for."""
+    path, pairs = fitted(tmp_path)
+    factors = dict(np.load(path))
+    popular = np.bincount([item for _, item in pairs], minlength=60).astype(np.float32)[:, None]
+    factors["item_factors"] = np.hstack([factors["item_factors"], 5 * popular])
+    factors["user_factors"] = np.hstack([factors["user_factors"], np.ones((90, 1), np.float32)])
+    np.savez(path, **(factors | {"factors": np.int64(4)}))
+    assert import_implicit(path, write_data([(user + 1, item + 1) for user, item in pairs], range(1, 61), "right"))
+    shuffled = np.random.default_rng(1).permutation(90) + 1
+    data = write_data([(int(shuffled[user]), item + 1) for user, item in pairs], range(1, 61))
+    with pytest.raises(DataError, match="--trust-order"):
+        import_implicit(path, data)
+
+
+def test_too_few_pairs_are_a_warning(write_data: DataWriter, caplog: pytest.LogCaptureFixture) -> None:
+    import_implicit(FILES / "implicit-bpr.npz", write_data(PAIRS, ITEMS))
+    assert "61 pairs are too few to tell" in caplog.text
+
+
 def test_ids_of_other_data_are_refused(write_data: DataWriter, tmp_path: Path) -> None:
     for name, size in (("users", N_USERS), ("items", N_ITEMS)):
         (tmp_path / f"{name}.txt").write_text("\n".join(str(10**6 + row) for row in range(size)))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fuserec.errors import CheckpointError, DataError, UsageError
-from fuserec.importers import recbole
+from fuserec.importers import _recbole_reader, recbole
 from fuserec.importers._recbole_reader import read
 from fuserec.importers.recbole import import_recbole, read_saved
 from fuserec.models.checkpoint import Checkpoint
@@ -175,6 +175,26 @@ def test_a_truncated_file_is_one_line(tmp_path: Path) -> None:
     path.write_bytes((FILES / "recbole-BPR.pth").read_bytes()[:4000])
     with pytest.raises(CheckpointError, match=r"model.pth cannot be read \(BadZipFile: .*\); expected what RecBole"):
         read_saved(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("\n\n  storage has wrong size\nsecond"), "RuntimeError: storage has wrong size"),
+        (RuntimeError(""), "RuntimeError: no reason was given"),
+    ],
+)
+def test_the_reader_always_gives_a_reason(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise error
+
+    (tmp_path / "model.pth").write_bytes(b"x")
+    monkeypatch.setattr(_recbole_reader, "read", fail)
+    monkeypatch.setattr(_recbole_reader.resource, "setrlimit", lambda *limits: None)
+    with pytest.raises(SystemExit, match=said):
+        _recbole_reader.main(tmp_path / "model.pth", tmp_path / "out")
 
 
 def test_the_reader_sees_nothing_of_our_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,3 +274,20 @@ if child == 0:
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.gpu
+@needs_device
+def test_two_processes_share_a_device() -> None:
+    code = """
+import numpy as np
+from fuserec.kernels import ItemIndex
+rows = np.random.default_rng(0).standard_normal((100_000, 64), np.float32)
+index = ItemIndex.build(rows)
+for at in range(50):
+    query = rows[at : at + 4]
+    got, want = index.search(query, 10, backend="cuda"), index.search(query, 10, backend="cpu")
+    assert got.ids.tolist() == want.ids.tolist()
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]

@@ -76,7 +76,10 @@ def test_rows_may_differ_in_k(stock: grpc.InferenceServerClient, bundle: Path, m
     ("model", "arrays", "message"),
     [
         pytest.param(
-            "recommend", {"user_id": column(5), "k": column(0, dtype=np.int32)}, "k came as 0..0, expected", id="k zero"
+            "recommend",
+            {"user_id": column(5), "k": column(0, dtype=np.int32)},
+            "invalid k=0: must be 1 to 10,000",
+            id="k zero",
         ),
         pytest.param(
             "recommend",
@@ -144,5 +147,8 @@ def test_refusal_of_the_server_reaches_the_client_typed(server: Server, monkeypa
     monkeypatch.setattr("fuserec.client._wire._k", int)
     for scheme in ("grpc", "http"):
         address = f"{scheme}://127.0.0.1:{server.address.ports[scheme]}"
-        with Recommender(address) as recommender, pytest.raises(InvalidRequest, match="k came as 0..0"):
+        with (
+            Recommender(address) as recommender,
+            pytest.raises(InvalidRequest, match="invalid k=0: must be 1"),
+        ):
             recommender.recommend(user_id=5, k=0)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bench._candidates import BROKEN, put_version
 from fuserec.client import Recommender
 from fuserec.serve.launcher import Address
 
@@ -64,6 +65,7 @@ def start(repository: Path, state: Path) -> Serving:
     ports = [f"--{name}-port={port}" for name, port in address.ports.items()]
     process = subprocess.Popen(
         [*FUSEREC, "serve", str(repository), *ports],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -155,6 +157,15 @@ def test_server_that_dies_is_started_again(kept: Serving) -> None:
         assert len(recommender.recommend(user_id=5, k=3)) == 3
 
 
+def test_hanging_up_ends_no_service(kept: Serving) -> None:
+    """Without a terminal there is none that could have been closed; a rotation of logs sends it, too."""
+    kept.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert kept.process.poll() is None
+    with Recommender(f"127.0.0.1:{kept.address.grpc_port}", timeout_ms=20_000) as recommender:
+        assert len(recommender.recommend(user_id=5, k=3)) == 3
+
+
 def test_swap_and_rollback(kept: Serving, repository: Path) -> None:
     url = f"127.0.0.1:{kept.address.grpc_port}"
 
@@ -181,8 +192,24 @@ def test_recommend_finds_the_titles(kept: Serving) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Item ") == 3, done.stdout
     done = recommend("--url", url, "--history", "1", "--exclude", "2", "-k", "3")
-    assert "most popular items" in done.stdout and "2 ids of history and exclude" in done.stdout
+    assert "most popular items" in done.stdout and "ignored: 2 of the ids" in done.stdout
     done = recommend("--url", url, "--user", "5", "-k", "3", "--json")
     assert [set(item) for item in json.loads(done.stdout)["items"]] == [{"item_id", "score"}] * 3
     done = recommend("--url", url, "--user", "5", "-k", "299")
     assert "fewer than asked for" in done.stdout
+
+
+def test_a_version_that_is_refused_fails_the_command(kept: Serving, repository: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(repository, tmp_path / "source"))
+    put_version(source, files={"recommend/model.py": BROKEN})
+    url = f"127.0.0.1:{kept.address.grpc_port}"
+    command = [*FUSEREC, "publish", str(source), "--to", url, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=kept.environment)
+    assert done.returncode == 1, done.stdout
+    message = json.loads(done.stdout)["error"]["message"]
+    assert "does not take version" in message and "\n" not in message, "expected one line"
+    told = subprocess.run([*FUSEREC, "traffic", url, "--json"], capture_output=True, text=True, env=kept.environment)
+    standing = json.loads(told.stdout)
+    assert standing["served"] < standing["wanted"] and str(standing["wanted"]) in standing["refused"]
+    back = subprocess.run([*FUSEREC, "rollback", url], capture_output=True, text=True, env=kept.environment)
+    assert back.returncode == 0 and f"going back to version {standing['served']}" in back.stdout, back.stderr

@@ -8,7 +8,10 @@ import pytest
 from fuserec.contract import NO_ID
 from fuserec.errors import DataError
 from fuserec.train.data import DataSet
+from fuserec.train.evaluation import popularity_baseline
 from fuserec.train.exposure import Popularity, exposure_by_group, gini, novelty_of_lists, times_shown
+from fuserec.train.questions import Questions, questions_of
+from fuserec.train.ragged import Ragged
 from fuserec.train.split import leave_one_out
 
 
@@ -38,6 +41,21 @@ def test_counts_are_of_the_training_part(cyclic: DataSet) -> None:
 
 def test_lines_of_items_and_of_nothing() -> None:
     assert POPULARITY.lines(ints(60, NO_ID, 10)[None]).tolist() == [[5, -1, 0]]
+
+
+def test_ranks_by_popularity() -> None:
+    """40 first, then the others by their ids; what a user had is left out, but for the target, and 99 is unknown."""
+    histories = Ragged.from_rows([ints(10), ints(40, 10, 10), ints(), ints(99, 60, 50), ints(40)])
+    questions = Questions(ints(1, 2, 3, 4, 5), histories, ints(40, 20, 60, 50, 40))
+    assert POPULARITY.ranks(questions).tolist() == [1, 1, 6, 5, 1]
+
+
+def test_the_baseline_of_a_split_is_that_of_its_questions(cyclic: DataSet) -> None:
+    split = leave_one_out(cyclic)
+    ranks = Popularity.of(split).ranks(questions_of(split, "test"))
+    found = popularity_baseline(split)
+    assert found["ndcg@10"] == pytest.approx(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0).mean())
+    assert found["mrr@10"] == pytest.approx(np.where(ranks <= 10, 1 / ranks, 0).mean())
 
 
 @pytest.mark.parametrize("foreign", [15, 5, 70])

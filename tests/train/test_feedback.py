@@ -12,7 +12,7 @@ import pytest
 from fuserec.errors import DataError, UsageError
 from fuserec.train.data import read_folder
 from fuserec.train.feedback import Feedback, Rate, parse_window, write_feedback
-from fuserec.train.served import log_answer
+from fuserec.train.served import log_answer, read_served
 
 DAY = 86_400
 SHOWN = [
@@ -137,6 +137,14 @@ def test_original_ids_are_translated(tmp_path: Path) -> None:
     ]
     assert pl.read_parquet(tmp_path / "new" / "ids_users.parquet").rows() == [(1, "al"), (2, "bo")]
     assert pl.read_parquet(tmp_path / "new" / "items.parquet")["title"].to_list() == ["a", "b", "c", "d", "E"]
+
+
+@pytest.mark.parametrize("milliseconds", [1_704_708_000_000, 1_704_708_000_000.5])
+def test_a_log_in_milliseconds_is_refused(milliseconds: float, tmp_path: Path) -> None:
+    log = tmp_path / "served.jsonl"
+    log_answer(log, user_id=1, timestamp=milliseconds, item_ids=[10], model_version="1")
+    with pytest.raises(DataError, match=r"expected seconds since 1970, which these are after 2100: milliseconds\?"):
+        read_served(log)
 
 
 def test_malformed_lines_are_counted_and_named(tmp_path: Path) -> None:

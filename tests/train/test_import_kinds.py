@@ -151,6 +151,7 @@ DAY_8, DAY_9 = 1_704_672_000, 1_704_758_400
     ("written", "read", "kind"),
     [
         pytest.param(["20240108", "20240109"], [DAY_8, DAY_9], "dates as YYYYMMDD", id="YYYYMMDD"),
+        pytest.param(["20240108.0", "20240109.0"], [DAY_8, DAY_9], "dates as YYYYMMDD", id="as a float"),
         pytest.param(["2024010810", "2024010811"], [START, START + 3600], "dates as YYYYMMDDHH", id="with hours"),
         pytest.param(["202401081000", "202401081001"], [START, START + 60], "dates as YYYYMMDDHHMM", id="minutes"),
         pytest.param(["20240108100000", "20240108100001"], [START, START + 1], "dates as YYYYMMDDHHMMSS", id="seconds"),
@@ -313,6 +314,8 @@ def table(**columns: Any) -> pl.DataFrame:
 def test_floats_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"column 'user' is Float64 and has 1 ids of 2\^53 or more, such as 9"):
         frame(tmp_path, table(user=[2.0**53, None, 1.0]))
+    with pytest.raises(DataError, match=r"column 'user' is Float32 and has 1 ids of 2\^24 or more"):
+        frame(tmp_path, table(user=pl.Series([2.0**24, 1.0], dtype=pl.Float32)))
     report = frame(tmp_path, table(user=[2.0**53 - 1, None, float("nan"), 12.0]))
     assert numbers(tmp_path, "user") == {"12": 12, str(2**53 - 1): 2**53 - 1}
     assert report.treated["rows_without_user"] == 2
@@ -472,6 +475,18 @@ def test_ids_that_differ_in_case(tmp_path: Path) -> None:
 def test_names_in_other_languages(header: str, tmp_path: Path) -> None:
     report = load(tmp_path, f"{header}\nu,a,2024-01-08,4\nu,b,2024-01-09,3\n")
     assert list(report.columns["interactions"].values()) == header.split(",")
+
+
+def test_columns_that_are_no_ratings_in_english(tmp_path: Path) -> None:
+    report = load(tmp_path, f"{HEADER},note,tid\nu,a,1,fine,9\nu,b,2,,8\n")
+    assert report.columns["interactions"] == {"user": "user", "item": "item", "time": "time"}
+    assert report.interactions == 2
+
+
+def test_accents_written_in_two_ways_are_said(tmp_path: Path) -> None:
+    text = f"{HEADER}\nAndre\u0301,a,1\nAndr\u00e9,b,2\n"
+    assert load(tmp_path, text).numbering["users"].alike == 1
+    assert load(tmp_path, text, fold_case=True, renumber=True).users == 1
 
 
 def test_categories_count_once(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_texts_of_items() -> None:
             "text": ["", " Two men. ", "", None],
         }
     )
-    assert item_texts(items) == ["Heat. Crime, Drama. 1995", "Two men.", "", "Alien. Horror. 1979"]
+    assert item_texts(items) == ["Heat. Crime, Drama. 1995", " Two men. ", "", "Alien. Horror. 1979"]
     assert item_texts(items.drop("text"))[1] == "Heat"
 
 

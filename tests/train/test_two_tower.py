@@ -74,7 +74,7 @@ def test_the_checkpoint_holds_catalogue_users_and_metrics(trained: Checkpoint, c
     assert loaded.users["history"][0].to_list() == first.sort("timestamp")["item_id"].to_list()
     assert set(loaded.metrics) == {
         "protocol", "validation", "test", "epochs", "best_epoch", "train_seconds", "parameters", "n_test_users",
-        "recipe", "recipe_name", "steps",
+        "recipe", "recipe_name", "steps", "baselines",
     }  # fmt: skip
     assert TwoTowerRecipe(**loaded.metrics["recipe"]) == RECIPE
     assert json.loads(json.dumps(loaded.metrics)) == trained.metrics

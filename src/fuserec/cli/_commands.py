@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuserec.cli import _ask, _data, _evaluate, _explain, _export, _import, _serve, _top, _traffic, _train  # noqa: F401  (importing them adds their commands)
+from fuserec.cli import _ask, _compile, _data, _evaluate, _explain, _export, _import, _serve, _top, _traffic, _train  # noqa: F401  (importing them adds their commands)
 from fuserec.cli._app import app
 
 __all__ = ["app"]
@@ -13,6 +13,7 @@ _ORDER = (
     "explain",
     "export",
     "inspect",
+    "compile",
     "serve",
     "publish",
     "rollback",

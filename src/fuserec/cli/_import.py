@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fuserec.cli._app import JsonFlag, app
+from fuserec.errors import UsageError
 
 if TYPE_CHECKING:
     from fuserec.models.checkpoint import Checkpoint
@@ -36,6 +37,9 @@ def import_hf(
     max_tokens: Annotated[
         int | None, typer.Option(help="Tokens that texts are cut to; by default as many as the encoder reads.")
     ] = None,
+    truncate_dim: Annotated[
+        int | None, typer.Option(help="Numbers of a vector that are kept; by default those that the encoder says.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """A text encoder of the BERT family: items are their texts, users the mean of what they consumed."""
@@ -45,7 +49,7 @@ def import_hf(
 
     check_destination(out)
     with display.steps() as on_step:
-        checkpoint = hf.import_hf(encoder, data, max_tokens=max_tokens, on_step=on_step)
+        checkpoint = hf.import_hf(encoder, data, max_tokens=max_tokens, truncate_dim=truncate_dim, on_step=on_step)
     _finish(checkpoint, out, as_json)
 
 
@@ -61,6 +65,12 @@ def import_implicit(
     row_is_id: Annotated[
         bool, typer.Option("--row-is-id", help="Row n is id n: the ids themselves were the matrix's coordinates.")
     ] = False,
+    sorted_as_texts: Annotated[
+        bool, typer.Option("--sorted-as-texts", help="The rows are in the order of the ids as texts: 1, 10, 2.")
+    ] = False,
+    trust_order: Annotated[
+        bool, typer.Option("--trust-order", help="Import even if known pairs score no better than chance.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Factors of ALS, BPR or logistic factorization.
@@ -72,10 +82,12 @@ def import_implicit(
     from fuserec.models.checkpoint import check_destination
 
     check_destination(out)
-    rows = implicit.Rows.IDS if row_is_id else implicit.Rows.SORTED
+    if row_is_id and sorted_as_texts:
+        raise UsageError("--row-is-id and --sorted-as-texts came together; expected one of them")
+    rows = implicit.Rows.IDS if row_is_id else implicit.Rows.TEXTS if sorted_as_texts else implicit.Rows.SORTED
     with display.steps() as on_step:
         on_step(f"reading {file}")
-        checkpoint = implicit.import_implicit(file, data, users=users, items=items, rows=rows)
+        checkpoint = implicit.import_implicit(file, data, users=users, items=items, rows=rows, trust_order=trust_order)
     _finish(checkpoint, out, as_json)
 
 
@@ -120,4 +132,11 @@ def _finish(checkpoint: Checkpoint, out: Path, as_json: bool) -> None:
     for name, count in checkpoint.metrics["imported"].get("left_out", {}).items():
         if count:
             typer.echo(f"left out, {name.replace('_', ' ')}: {count:,}")
+    if (agreement := checkpoint.metrics["imported"].get("agreement")) is not None:
+        typer.echo(f"known users and items score more than exchanged ones in {agreement:.1%} of the cases; chance: 50%")
+    for dtype, count in checkpoint.metrics["imported"].get("widened", {}).items():
+        typer.echo(f"read as float32: {count:,} tensors of {dtype}")
+    for kind, prompt in checkpoint.metrics["imported"].get("prompts", {}).items():
+        if prompt:
+            typer.echo(f"before every {'text asked' if kind == 'query' else 'text of an item'}: {prompt!r}")
     typer.echo(f"next: fuserec export {out} --repository build/repository")

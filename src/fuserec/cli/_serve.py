@@ -90,7 +90,8 @@ def serve(
         signal.signal(number, signal.default_int_handler)
     # A terminal that is closed ends what runs in it; a service without one has nothing to end for.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler if sys.stdin.isatty() else signal.SIG_IGN)
+        has_terminal = sys.stdin is not None and sys.stdin.isatty()
+        signal.signal(signal.SIGHUP, signal.default_int_handler if has_terminal else signal.SIG_IGN)
     say = logger.warning if log_format == JSON else typer.echo
     server = Server(
         repository,

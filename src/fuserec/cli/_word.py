@@ -64,7 +64,8 @@ def wait_for_version(target: str, repository: Path, version: int, since_s: float
         if status is not None and (refused := status.refused.get(str(version))) and refused.at_s >= since_s:
             _write_down(repository, journal.REFUSED, version, refused.reason, note)
             raise LaunchError(
-                f"{_name(note)} does not take version {version} and goes on with {status.served}: {refused.reason}"
+                f"{_name(note)} does not take version {version} and goes on with {status.served}: "
+                f"{_first_line(refused.reason)}; the log of the server says more"
             )
         if status is not None and status.served != version:
             return False
@@ -90,7 +91,9 @@ def wait_for_experiment(target: str, repository: Path, version: int, wait_s: flo
         if said is None or not dataclasses.asdict(asked).items() <= said.items():
             return False
         if said["state"] in ("refused", "failed"):
-            raise LaunchError(f"{_name(note)} does not try version {version}, nobody gets it: {said['reason']}")
+            raise LaunchError(
+                f"{_name(note)} does not try version {version}, nobody gets it: {_first_line(str(said['reason']))}"
+            )
         return said["state"] == "running"
 
     took_s = _wait(target, repository, tries, f"try version {version}", wait_s)
@@ -139,6 +142,11 @@ def _write_down(repository: Path, kind: str, version: int, why: str, note: Note)
 def _why(repository: Path, version: int) -> str:
     asked = [event for event in journal.events(repository) if event.kind == journal.ASKED and event.version == version]
     return asked[-1].why if asked else journal.SERVE
+
+
+def _first_line(reason: str) -> str:
+    """Return the first line of a reason, which may end in a part of the server's log."""
+    return reason.partition("\n")[0]
 
 
 def _name(note: Note) -> str:
@@ -256,13 +264,16 @@ class Standing:
             facts["wanted"] = self.problem
         elif self.served != self.wanted:
             why = self.refused.get(str(self.wanted))
-            facts["wanted"] = f"version {self.wanted}" + (f", which is refused: {why}" if why else ", not served yet")
+            facts["wanted"] = f"version {self.wanted}" + (
+                f", which is refused: {_first_line(why)}" if why else ", not served yet"
+            )
         if self.experiment is not None:
             tried = self.experiment
             to_be = f"version {tried.version} for {tried.share:.0%} of the users"
             state = self.state.get("state")
             if state in ("refused", "failed"):
-                to_be = f"version {tried.version} was to be tried, nobody gets it: {self.state.get('reason')}"
+                why = _first_line(str(self.state.get("reason")))
+                to_be = f"version {tried.version} was to be tried, nobody gets it: {why}"
             elif state in ("opening", "waiting"):
                 to_be += ", once it is open"
             elif state is None and not self.servers:
@@ -273,7 +284,7 @@ class Standing:
             facts["so far"] = so_far.format(**self.shadowed)
         facts["there are"] = ", ".join(map(str, self.versions))
         for event in self.history[-3:]:
-            facts[event.time[:19]] = f"version {event.version} {event.kind} by {event.by}: {event.why:.80}"
+            facts[event.time[:19]] = f"version {event.version} {event.kind} by {event.by}: {_first_line(event.why):.80}"
         return facts
 
 

@@ -201,7 +201,9 @@ def _parts(sources: Sources, config: ExportConfig, on_step: OnStep) -> tuple[lis
         if isinstance(sources.retriever, TextRetriever):
             assert checkpoint.tokenizer is not None
             text = _text_record(sources)
-            tokenizer = Tokenizer(checkpoint.tokenizer, max_tokens=text.max_tokens, pad_id=text.pad_id)
+            tokenizer = Tokenizer(
+                checkpoint.tokenizer, max_tokens=text.max_tokens, pad_id=text.pad_id, prompt=text.prompt
+            )
             parts.append(text_encoder(sources.retriever, items, index, tokenizer))
     if sources.ranker is not None:
         reads_texts = sources.ranker_reads_texts
@@ -212,4 +214,5 @@ def _parts(sources: Sources, config: ExportConfig, on_step: OnStep) -> tuple[lis
 def _text_record(sources: Sources) -> TextRecord:
     module = sources.retriever
     assert isinstance(module, TextRetriever)
-    return TextRecord(module.config.max_tokens, module.encoder.pad_id)
+    config = module.config
+    return TextRecord(config.max_tokens, module.encoder.pad_id, config.query_prompt, literal_pad=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Collection
@@ -15,6 +16,7 @@ from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
 from fuserec.errors import ExportError
 from fuserec.export.parts import Part
+from fuserec.serve.engines import INPUTS
 
 OPSET = 20
 # Metadata of a node: the module it comes from, as nested names.
@@ -68,8 +70,29 @@ def export_graph(part: Part, path: Path) -> None:
         node.metadata_props.clear()
         if scopes is not None:
             node.metadata_props[SCOPES] = scopes
+    program.model.metadata_props.update(metadata(part))
     program.save(str(path), external_data=False)
     _check_axes(part, path, dims.keys())
+
+
+def metadata(part: Part) -> dict[str, str]:
+    """Return what a caller of the graph alone must know, as it is nowhere else in the file.
+
+    Returns:
+        Texts by name. `fuserec.inputs` is JSON: for each input its axes with their smallest and largest lengths
+        (`fuserec.serve.engines` refuses others), and what its numbers are.
+    """
+    inputs = {
+        name: {
+            "axes": [{"name": axis.name, "min": axis.min, "max": axis.max} for axis in axes],
+            "values": part.values.get(name, ""),
+        }
+        for name, axes in part.inputs.items()
+    }
+    told = {"fuserec.part": part.name, INPUTS: json.dumps(inputs), "fuserec.output": f"{part.output}: {part.shape}"}
+    if part.max_history:
+        told["fuserec.max_history"] = str(part.max_history)
+    return told | {f"fuserec.{name}": text for name, text in part.notes.items()}
 
 
 def _check_axes(part: Part, path: Path, dynamic: Collection[str]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from fuserec.kernels import ItemIndex
 from fuserec.models.ranking_model import RankingModel
 from fuserec.models.retriever import Retriever, RetrieverConfig
 from fuserec.models.text import TextRetriever
-from fuserec.tokens import Tokenizer
+from fuserec.tokens import LITERAL_PAD, Tokenizer
 
 # A ranker sees B * C pairs at once; more users than this go through it in turns.
 RANK_BATCH: Final = 8
@@ -38,6 +39,12 @@ JUDGED_TEXT_CANDIDATES: Final = 20
 # Users whose held-out items tell how much a ranker is to be listened to.
 WEIGHED_USERS: Final = 2_000
 WEIGHED_TEXT_USERS: Final = 100
+# What a caller of a graph must know of its numbers: they are rows, not ids.
+VALUES: Final = {
+    "user": "row r is line r - 1 of users.parquet; 0 for somebody unknown",
+    "history": "row r is line r - 1 of items.parquet; newest right, filled up with 0 on the left",
+    "candidates": "row r is line r - 1 of items.parquet; filled up with 0 on the right",
+}
 # Batches that a graph is compared with its module on; the largest is what the part takes at once.
 PARITY_BATCHES: Final = (1, 7, MAX_BATCH)
 
@@ -68,6 +75,8 @@ class Part:
         max_history: items of a history that it reads, 0 where it reads none.
         order: for a part that scores candidates, which of its numbers orders them.
         weighed_users: likewise, how many users it is weighed on against a retriever.
+        values: what the numbers of each input are, for who reads the graph.
+        notes: whose numbers they are, likewise.
     """
 
     name: str
@@ -81,6 +90,8 @@ class Part:
     max_history: int
     order: int = 0
     weighed_users: int = 0
+    values: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def signature(self) -> dict[str, str]:
@@ -128,6 +139,8 @@ def user_tower(
             popular_items(items["item_id"].to_numpy(), items["count"].to_numpy(), asked.seen),
         ),
         length.max,
+        values={name: VALUES[name] for name in ("user", "history")},
+        notes=_notes(users, items),
     )
 
 
@@ -157,6 +170,11 @@ def text_encoder(module: TextRetriever, items: pl.DataFrame, index: ItemIndex, t
             best_items(index, [[np.empty(0, dtype=np.int64)] * len(feed["tokens"]) for feed in feeds]),
         ),
         0,
+        values={
+            "tokens": f"tokens of tokenizer.json, filled up with {module.encoder.pad_id} on the right; "
+            f"{LITERAL_PAD} is that token where a text holds it"
+        },
+        notes={"padding": str(module.encoder.pad_id), "query_prompt": module.config.query_prompt},
     )
 
 
@@ -200,7 +218,19 @@ def ranker(
         length.max,
         order=order,
         weighed_users=WEIGHED_TEXT_USERS if reads_texts else WEIGHED_USERS,
+        values={name: VALUES[name] for name in ("user", "history", "candidates")},
+        notes=_notes(users, items),
     )
+
+
+def _notes(users: pl.DataFrame, items: pl.DataFrame) -> dict[str, str]:
+    """Say which ids the rows stand for, without holding millions of them."""
+    told = {"padding": "0"}
+    for name, table in (("users", users), ("items", items)):
+        ids = table[f"{name[:-1]}_id"].to_numpy().astype("<i8")
+        told[f"n_{name}"] = str(ids.size)
+        told[f"{name[:-1]}_ids_sha256"] = hashlib.sha256(ids.tobytes()).hexdigest()
+    return told
 
 
 def _place_targets(

@@ -104,7 +104,8 @@ def main(path: Path, out: Path) -> None:
         tensors, settings = read(path)
         safetensors.torch.save_file(tensors, out, metadata={SETTINGS: json.dumps(settings)})
     except Exception as error:  # whatever a file of anybody's making provokes
-        sys.exit(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        sys.exit(f"{type(error).__name__}: {lines[0] if lines else 'no reason was given'}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from fuserec.errors import CheckpointError, DataError, UsageError
 from fuserec.files import sha256
@@ -38,7 +39,12 @@ OFFSET_POSITIONS: Final = ("camembert", "mpnet", "roberta", "xlm-roberta")
 
 
 def import_hf(
-    name: str, data: Path, *, max_tokens: int | None = None, on_step: Callable[[str], None] = lambda step: None
+    name: str,
+    data: Path,
+    *,
+    max_tokens: int | None = None,
+    truncate_dim: int | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> Checkpoint:
     """Make a checkpoint of a pretrained encoder.
 
@@ -47,6 +53,7 @@ def import_hf(
             all-MiniLM-L6-v2, which the text extra brings.
         data: a data folder; without interactions it gives items alone.
         max_tokens: tokens that texts are cut to, if not as many as the encoder reads.
+        truncate_dim: numbers of a vector that are kept, the first ones; None for what the folder says.
         on_step: told what is about to be done.
 
     Raises:
@@ -62,27 +69,35 @@ def import_hf(
     if max_tokens is not None and not 1 <= max_tokens <= limit:
         raise UsageError(f"max_tokens is {max_tokens}; expected 1 to {limit}, which {name} reads")
     source, items, users = _tables(data)
-    hidden = transformer_config(pretrained.config).hidden_size
+    projection = _projection(sentence, transformer_config(pretrained.config).hidden_size, truncate_dim, folder)
     config = TextConfig(
         n_items=items.height,
         encoder=pretrained.config,
-        dim=hidden if sentence.projection is None else sentence.projection.shape[0],
+        dim=projection.shape[0],
         max_tokens=max_tokens or limit,
         n_blocks=0,
         n_heads=1,
         dropout=0.0,
         pooling=sentence.pooling,
+        query_prompt=sentence.query_prompt,
+        document_prompt=sentence.document_prompt,
     )
-    if sentence.projection is not None and sentence.projection.shape[1] != hidden:
-        raise CheckpointError(f"{folder}: Dense reads {sentence.projection.shape[1]} numbers, there are {hidden}")
     on_step(f"encoding the texts of {items.height:,} items")
-    model = _model(config, pretrained, sentence, item_texts(source))
+    model = _model(config, pretrained, projection, item_texts(source))
+    note = {
+        "library": "transformers",
+        "encoder": name,
+        "sha256": _hashes(sentence.transformer),
+        "widened": pretrained.widened,
+        "prompts": {"query": sentence.query_prompt, "document": sentence.document_prompt},
+        "left_out": {"tensors_of_heads": len(pretrained.heads)},
+    }
     return Checkpoint(
         "text",
         dataclasses.asdict(config),
         items,
         users,
-        {"imported": {"library": "transformers", "encoder": name, "sha256": _hashes(sentence.transformer)}},
+        {"imported": note},
         model.state_dict(),
         pretrained.tokenizer,
         IdMaps.read(data, DataError),
@@ -141,14 +156,31 @@ def _tables(data: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     return items, counted, pl.DataFrame(schema=USERS_SCHEMA)
 
 
-def _model(config: TextConfig, pretrained: Pretrained, sentence: Sentence, texts: list[str]) -> TextRetriever:
+def _projection(sentence: Sentence, hidden: int, truncate_dim: int | None, folder: Path) -> Tensor:
+    """Return the matrix (dim, hidden) by which pooled states become vectors, before they get length 1.
+
+    Raises:
+        CheckpointError: the Dense module does not read the states.
+        UsageError: more numbers are to be kept than there are.
+    """
+    matrix = torch.eye(hidden) if sentence.projection is None else sentence.projection
+    if matrix.shape[1] != hidden:
+        raise CheckpointError(f"{folder}: Dense reads {matrix.shape[1]} numbers, there are {hidden}")
+    kept = truncate_dim or sentence.truncate_dim
+    if truncate_dim is not None and not 1 <= truncate_dim <= len(matrix):
+        raise UsageError(f"invalid --truncate-dim={truncate_dim}: must be 1 to {len(matrix)}")
+    return matrix[:kept]
+
+
+def _model(config: TextConfig, pretrained: Pretrained, projection: Tensor, texts: list[str]) -> TextRetriever:
     with torch.random.fork_rng():
         model = TextRetriever(config).eval()
     model.encoder.transformer.load_state_dict(pretrained.state)
-    if sentence.projection is not None:
-        with torch.no_grad():
-            model.encoder.projection.weight.copy_(sentence.projection)
-    tokenizer = Tokenizer(pretrained.tokenizer, max_tokens=config.max_tokens, pad_id=model.encoder.pad_id)
+    with torch.no_grad():
+        model.encoder.projection.weight.copy_(projection)
+    tokenizer = Tokenizer(
+        pretrained.tokenizer, max_tokens=config.max_tokens, pad_id=model.encoder.pad_id, prompt=config.document_prompt
+    )
     tokens = torch.from_numpy(tokenizer(texts))
     model.tokens[1:, : tokens.shape[1]] = tokens
     model.refresh()

@@ -7,7 +7,9 @@ say: rows are the coordinates of the matrix that the model was fitted on.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,14 +19,17 @@ import torch
 from numpy.typing import NDArray
 
 from fuserec.errors import CheckpointError, DataError, UsageError
-from fuserec.importers.matching import Ids, match, numbers_of, read_ids
+from fuserec.importers.matching import Ids, Matched, match, numbers_of, read_ids
 from fuserec.importers.npz import read_npz
+from fuserec.importers.order import Agreement, agreement
 from fuserec.models.checkpoint import Checkpoint
 from fuserec.train.data import DataSet, read_folder
 
 USER_FACTORS: Final = "user_factors"
 ITEM_FACTORS: Final = "item_factors"
 FACTORS: Final = "factors"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,18 @@ class Rows(enum.Enum):
     """What the rows of the factors are, where no file says."""
 
     SORTED = "sorted"
+    TEXTS = "texts"
     IDS = "ids"
 
 
 def import_implicit(
-    path: Path, data: Path, *, users: Path | None = None, items: Path | None = None, rows: Rows = Rows.SORTED
+    path: Path,
+    data: Path,
+    *,
+    users: Path | None = None,
+    items: Path | None = None,
+    rows: Rows = Rows.SORTED,
+    trust_order: bool = False,
 ) -> Checkpoint:
     """Make a checkpoint of implicit's factors.
 
@@ -60,11 +72,13 @@ def import_implicit(
         users: ids of the rows of the user factors, one a line, or Parquet.
         items: ids of the rows of the item factors.
         rows: what the rows are without such files. SORTED: the users of the interactions, and the items of the folder
-            or those with interactions, in rising order of their ids. IDS: row n is user or item n.
+            or those with interactions, in rising order of their ids. TEXTS: likewise, sorted as texts: 1, 10, 2. IDS:
+            row n is user or item n.
+        trust_order: whether known pairs may score no better than exchanged ones.
 
     Raises:
         CheckpointError: if the file is not what implicit writes.
-        DataError: if rows and ids do not match.
+        DataError: if rows and ids do not match, or known pairs score no better than chance.
         UsageError: if one of `users` and `items` is given alone.
     """
     if (users is None) != (items is None):
@@ -77,14 +91,47 @@ def import_implicit(
     elif rows is Rows.IDS:
         user_ids, item_ids = np.arange(len(factors.users)), np.arange(len(factors.items))
     else:
-        user_ids, item_ids = _sorted_ids(path, factors, dataset)
+        user_ids, item_ids = _sorted_ids(path, factors, dataset, as_texts=rows is Rows.TEXTS)
     matched = match(dataset, item_ids, user_ids)
+    found = _agreement(factors, matched)
+    if not trust_order:
+        _check_order(path, factors, dataset, found, may_be_texts=users is None and rows is Rows.SORTED)
     state = {
         "user_tower.user_embedding.weight": matched.user_table(torch.from_numpy(factors.users)),
         "user_tower.item_embedding.weight": matched.item_table(torch.from_numpy(factors.items)),
     }
     arguments = {"dim": factors.items.shape[1], "item_bias": factors.item_bias}
-    return matched.checkpoint("mf", arguments, state, source=path, library="implicit")
+    checkpoint = matched.checkpoint("mf", arguments, state, source=path, library="implicit")
+    note = checkpoint.metrics["imported"] | {"agreement": round(found.value, 4)}
+    return dataclasses.replace(checkpoint, metrics=checkpoint.metrics | {"imported": note})
+
+
+def _agreement(factors: Factors, matched: Matched) -> Agreement:
+    """Compare the factors with the interactions of those whom the rows are taken for."""
+    assert matched.user_rows is not None
+    user_ids, item_ids = matched.dataset.interactions["user_id"], matched.dataset.interactions["item_id"]
+    user_rows = matched.user_rows[np.searchsorted(matched.user_ids, user_ids.to_numpy())]
+    item_rows = matched.item_rows[np.searchsorted(matched.dataset.items["item_id"].to_numpy(), item_ids.to_numpy())]
+    return agreement(factors.users, factors.items, np.stack([user_rows, item_rows], axis=1))
+
+
+def _check_order(path: Path, factors: Factors, dataset: DataSet, found: Agreement, *, may_be_texts: bool) -> None:
+    """Raise where the rows are not in the order that was taken, saying which one fits; warn where it is not certain."""
+    said = (
+        f"{path}: known users and items score more than exchanged ones in {found.value:.1%} of the cases, where chance "
+        f"gives {found.by_chance:.0%}: the rows are not in the order of the ids that they were taken for"
+    )
+    if may_be_texts:
+        users, items = _sorted_ids(path, factors, dataset, as_texts=True)
+        other = _agreement(factors, match(dataset, items, users))
+        if not other.is_chance and other.is_certain and other.value > found.value + found.spread:
+            raise DataError(f"{said}; the ids sorted as texts fit, with {other.value:.1%}: give --sorted-as-texts")
+    if found.is_chance and found.is_certain:
+        raise DataError(
+            f"{said}. Give the ids of the rows with --users FILE and --items FILE, or --trust-order if they are right"
+        )
+    if found.is_chance:
+        logger.warning("%s, or %d pairs are too few to tell", said, found.n_pairs)
 
 
 def read_factors(path: Path) -> Factors:
@@ -145,7 +192,7 @@ def _listed(factors: NDArray[np.float32], ids: Path, data: Path, kind: str) -> I
     return numbers_of(labels, data, kind, ids)
 
 
-def _sorted_ids(path: Path, factors: Factors, dataset: DataSet) -> tuple[Ids, Ids]:
+def _sorted_ids(path: Path, factors: Factors, dataset: DataSet, *, as_texts: bool = False) -> tuple[Ids, Ids]:
     users = np.unique(dataset.interactions["user_id"].to_numpy())
     catalogue, consumed = dataset.items["item_id"].to_numpy(), np.unique(dataset.interactions["item_id"].to_numpy())
     items = consumed if len(factors.items) == consumed.size else catalogue
@@ -157,4 +204,8 @@ def _sorted_ids(path: Path, factors: Factors, dataset: DataSet) -> tuple[Ids, Id
                 f"{path} has {len(rows)} rows of {kind} factors; the data has {ids.size} {kind}s{other}: "
                 f"which is whom? Give the ids of the rows, in their order, with --users FILE and --items FILE{hint}"
             )
-    return users, items
+    return (_as_texts(users), _as_texts(items)) if as_texts else (users, items)
+
+
+def _as_texts(ids: Ids) -> Ids:
+    return ids[np.argsort(ids.astype(str), kind="stable")]

@@ -4,6 +4,7 @@
     1_Pooling/config.json   how the states of the tokens become one vector: mean, cls, max
     2_Dense                 a linear map, which is our projection if it has no bias and no activation
     2_Normalize             vectors of length 1, which ours always are
+    config_sentence_transformers.json   prompts before queries and documents, and how many numbers of a vector are kept
 
 A folder without modules.json is a plain transformer, which that library, too, reads with the mean. What cannot be done
 here is refused by name, as vectors that are only nearly the encoder's would be found nowhere near.
@@ -20,9 +21,12 @@ import safetensors.torch
 from torch import Tensor
 
 from fuserec.errors import CheckpointError
+from fuserec.models.checks import describe_names
 from fuserec.untrusted.documents import parse_json, read_bytes
 
 MODULES: Final = "modules.json"
+SETTINGS: Final = "config_sentence_transformers.json"
+DOCUMENT_PROMPTS: Final = ("document", "passage", "corpus")
 # What may follow transformer and pooling.
 TAILS: Final[tuple[list[str], ...]] = ([], ["Normalize"], ["Dense"], ["Dense", "Normalize"])
 MAX_JSON_BYTES: Final = 2**20
@@ -47,12 +51,18 @@ class Sentence:
         max_tokens: tokens that texts are cut to; None where the folder does not say.
         pooling: how the states of the tokens become one, as `TextConfig` calls it.
         projection: (dim, hidden size) float32, None for none.
+        query_prompt: what the library puts before a query.
+        document_prompt: what it puts before a document.
+        truncate_dim: numbers of a vector that are kept; None for all.
     """
 
     transformer: Path
     max_tokens: int | None = None
     pooling: str = "mean"
     projection: Tensor | None = None
+    query_prompt: str = ""
+    document_prompt: str = ""
+    truncate_dim: int | None = None
 
 
 def read_sentence(folder: Path) -> Sentence:
@@ -79,11 +89,20 @@ def read_sentence(folder: Path) -> Sentence:
         )
     paths = [_inside(folder, str(module.get("path", ""))) for module in modules]
     pooling = _pooling(paths[1] / "config.json")
-    _check_prompt(folder)
-    if kinds[-1] != "Normalize":
-        _check_similarity(folder)
+    settings = folder / SETTINGS
+    config = read_object(settings) if settings.is_file() else {}
+    query, document = _prompts(settings, config)
+    if (query or document) and read_object(paths[1] / "config.json").get("include_prompt", True) is not True:
+        raise CheckpointError(
+            f"{paths[1] / 'config.json'}: include_prompt is false, and there are prompts; expected true"
+        )
+    truncate_dim = config.get("truncate_dim")
+    if truncate_dim is not None and (type(truncate_dim) is not int or truncate_dim < 1):
+        raise CheckpointError(f"{settings}: truncate_dim is {truncate_dim!r}; expected a positive number")
+    if kinds[-1] != "Normalize" or truncate_dim is not None:
+        _check_similarity(settings, config)
     projection = _projection(paths[2]) if "Dense" in kinds else None
-    return Sentence(paths[0], _max_tokens(paths[0]), pooling, projection)
+    return Sentence(paths[0], _max_tokens(paths[0]), pooling, projection, query, document, truncate_dim)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -105,20 +124,21 @@ def _pooling(path: Path) -> str:
     return POOLINGS[modes[0]]
 
 
-def _check_prompt(folder: Path) -> None:
-    """What is put before every text is put there by the library; nothing here would."""
-    path = folder / "config_sentence_transformers.json"
-    config = read_object(path) if path.is_file() else {}
-    name, prompts = config.get("default_prompt_name"), config.get("prompts")
-    prompt = prompts.get(name) if isinstance(prompts, dict) else None
-    if name is not None and prompt:
-        raise CheckpointError(f"{path}: {prompt!r} is put before every text (default_prompt_name); expected none")
+def _prompts(path: Path, config: dict[str, Any]) -> tuple[str, str]:
+    """Return what `encode_query` and `encode_document` of that library put before a text."""
+    prompts = config.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise CheckpointError(f"{path}: prompts is {prompts!r:.200}; expected texts by name")
+    default = prompts.get(config.get("default_prompt_name"))
+    if default:
+        raise CheckpointError(f"{path}: {default!r} is put before every text (default_prompt_name); expected none")
+    document = next((prompts[name] for name in DOCUMENT_PROMPTS if prompts.get(name)), "")
+    return prompts.get("query") or "", document
 
 
-def _check_similarity(folder: Path) -> None:
+def _check_similarity(path: Path, config: dict[str, Any]) -> None:
     """Vectors that keep their length may be compared by it; ours are compared by cosine."""
-    path = folder / "config_sentence_transformers.json"
-    found = read_object(path).get("similarity_fn_name") if path.is_file() else None
+    found = config.get("similarity_fn_name")
     if found not in (None, "cosine"):
         raise CheckpointError(f"{path}: vectors are not normalized and compared by {found!r}; expected cosine")
 
@@ -135,8 +155,10 @@ def _projection(folder: Path) -> Tensor:
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not readable ({error}); expected the weights as safetensors") from error
     weight, bias = tensors.get("linear.weight"), tensors.get("linear.bias")
-    if weight is None or weight.dim() != 2:
-        raise CheckpointError(f"{path} holds {', '.join(tensors)}; expected the matrix linear.weight")
+    if weight is None or weight.dim() != 2 or tensors.keys() - {"linear.weight", "linear.bias"}:
+        raise CheckpointError(
+            f"{path} holds {describe_names(sorted(tensors))}; expected the matrix linear.weight, at most linear.bias"
+        )
     if bias is not None and bool(bias.any()):
         raise CheckpointError(f"{folder} is a Dense module with a bias; expected none, or one of zeros")
     return weight.float()

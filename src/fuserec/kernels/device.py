@@ -126,7 +126,7 @@ class DeviceIndex:
                 arrays |= {"out_offsets": offsets, "out_rows": rows}
         if allow is not None:
             arrays["allow"] = self._allowed(allow, batch)
-        return self._found(Request("dense", batch, arrays, longest, self._searcher.source), k)
+        return self._found(Request("dense", batch, arrays, longest, self._searcher.source), int(k))
 
     def repair(self, found: DeviceTopK) -> DeviceTopK:
         """Return the exact answer: as found where it is proven, by a scan of every row in float elsewhere.

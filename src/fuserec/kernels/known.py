@@ -114,6 +114,15 @@ class KnownQueries:
         """Return what is excluded beside the lists."""
         return as_row_filter(None if also is None else _joined(also, batch), None, ids=self._index.ids, batch=batch)
 
+    def search_joined(self, lists: IntArray, rows: IntArray, k: int, ids: IntArray, offsets: IntArray) -> TopK:
+        """Search as `search` does, with `also` end to end: that of query `b` is `ids[offsets[b]:offsets[b + 1]]`."""
+        if self._compiled is not None:
+            answers = self._compiled.search(lists, rows, ids, offsets, k)
+            if answers is not None:
+                return TopK(answers.rows, answers.scores, answers.certified, answers.rescored)
+        also = [ids[first:end] for first, end in itertools.pairwise(offsets.tolist())] if len(ids) else None
+        return self.search(lists, rows, k, also)
+
     def excluded(self, lists: IntArray, also: Sequence[IntArray] | None = None) -> ExcludedRows:
         """Return what a search excludes, for `ItemIndex.search`; arguments as there."""
         listed = self._excluded.take(lists.tolist())

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from fuserec.errors import CheckpointError
 from fuserec.files import replacing_folder, sha256
 from fuserec.id_map import ID_FILES, IdMaps
+from fuserec.models.checks import describe_names
 from fuserec.models.registry import build_module
 from fuserec.tokens import MAX_BYTES as MAX_TOKENIZER_BYTES
 from fuserec.untrusted.documents import read_json, read_text
@@ -240,9 +241,11 @@ def _check_table(name: str, table: pl.DataFrame, schema: pl.Schema, key: str, n_
 
 
 def _check_state(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    for name in expected.keys() ^ found.keys():
-        verdict = "lacks" if name in expected else "holds an unknown"
-        raise CheckpointError(f"{MODEL_FILE} {verdict} tensor {name}; expected {len(expected)} tensors")
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or unknown:
+        told = [f"lacks tensor {describe_names(missing)}"] if missing else []
+        told += [f"holds an unknown tensor {describe_names(unknown)}"] if unknown else []
+        raise CheckpointError(f"{MODEL_FILE} {' and '.join(told)}; expected {len(expected)} tensors")
     for name, tensor in expected.items():
         got = found[name]
         if got.shape != tensor.shape or got.dtype != tensor.dtype:

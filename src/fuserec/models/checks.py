@@ -8,6 +8,12 @@ from typing import Final
 MAX_LAYERS: Final = 1024  # ten times what the deepest networks of the field have
 
 
+def describe_names(names: Sequence[str]) -> str:
+    """Return the first few of some names, and how many there are."""
+    some = ", ".join(names[:5])
+    return some if len(names) <= 5 else f"{some} and {len(names) - 5} more"
+
+
 def check_at_least(options: object, least: int, *names: str) -> None:
     """Raise ValueError unless all of the named fields are `least` or more."""
     for name in names:

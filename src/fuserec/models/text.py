@@ -41,6 +41,8 @@ class TextConfig:
         dropout: probability of dropping an activation of the user tower while training.
         adapter: width of the adapters in the transformer; 0 for none.
         pooling: how the states of a text's tokens become one: mean, cls (the first token's) or max.
+        query_prompt: what stands before a text that is asked for.
+        document_prompt: what stands before the text of an item.
     """
 
     n_items: int
@@ -53,6 +55,8 @@ class TextConfig:
     dropout: float = 0.2
     adapter: int = 0
     pooling: str = "mean"
+    query_prompt: str = ""
+    document_prompt: str = ""
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "n_items", "dim", "max_history", "max_tokens", "n_heads")

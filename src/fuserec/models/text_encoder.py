@@ -12,9 +12,11 @@ from fuserec.errors import UsageError
 from fuserec.models.attention import MASKED
 from fuserec.models.checks import check_layers
 from fuserec.models.retriever import unit_vectors
+from fuserec.tokens import LITERAL_PAD
 from fuserec.untrusted.documents import parse_json
 
 POOLINGS: Final = ("mean", "cls", "max")
+DTYPES: Final = ("dtype", "torch_dtype")
 
 
 class Adapter(nn.Module):
@@ -96,13 +98,17 @@ class TextEncoder(nn.Module):
             layer.output = AdaptedOutput(layer.output, self.transformer.config.hidden_size, width)  # type: ignore[arg-type]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Encode texts: (N, T) int64 tokens, padded with `pad_id` -> (N, dim) float32 unit vectors."""
+        """Encode texts: (N, T) int64 tokens, padded with `pad_id` -> (N, dim) float32 unit vectors.
+
+        `LITERAL_PAD` stands for that token where the text holds it: it is read, and padding is not.
+        """
         return self.project(self.pool(tokens))
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Return the transformer's states, pooled: (N, T) int64 tokens -> (N, hidden size)."""
         present = tokens != self.pad_id
-        states = self.transformer(input_ids=tokens, attention_mask=present.long()).last_hidden_state
+        ids = torch.where(tokens == LITERAL_PAD, self.pad_id, tokens)
+        states = self.transformer(input_ids=ids, attention_mask=present.long()).last_hidden_state
         if self.pooling == "cls":
             first: Tensor = states[:, 0]
             return first
@@ -133,7 +139,8 @@ def transformer_config(encoder: str) -> Any:
         raise ValueError(f"encoder {error}") from error
     if not isinstance(fields.get("model_type"), str):
         raise ValueError("encoder has no model_type; expected the JSON of a transformer's config.json")
-    config = AutoConfig.for_model(**fields)
+    # Weights are float32 here, whatever they were published in.
+    config = AutoConfig.for_model(**{name: value for name, value in fields.items() if name not in DTYPES})
     check_layers(config, "num_hidden_layers")
     return config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -27,6 +28,8 @@ RUNTIMES: Final = (ONNX_RUNTIME, TENSORRT_RTX, TENSORRT)
 TENSORRT_MODULES: Final = {TENSORRT_RTX: "tensorrt_rtx", TENSORRT: "tensorrt"}
 TITLES: Final = {TENSORRT_RTX: "TensorRT-RTX", TENSORRT: "TensorRT"}
 
+# Metadata of a graph: JSON of the inputs, their axes and the lengths that these may have.
+INPUTS: Final = "fuserec.inputs"
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 # TF32 would round the factors of a float32 product to 10 bits. A second copy of memory is not taken in advance.
 _PROVIDER_OPTIONS: Final = {CUDA_PROVIDER: {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}}
@@ -84,9 +87,21 @@ class OnnxRuntimeEngine:
                 f"{', '.join(started)}; see its warning above, or serve with --device cpu"
             )
         self._outputs = [output.name for output in self._session.get_outputs()]
+        told = json.loads(self._session.get_modelmeta().custom_metadata_map.get(INPUTS, "{}"))
+        self._axes = {
+            name: [(axis["name"], axis["min"], axis["max"]) for axis in one["axes"]] for name, one in told.items()
+        }
 
     def run(self, inputs: Tensors) -> Tensors:
-        """Run one batch."""
+        """Run one batch.
+
+        Raises:
+            ValueError: An input is shorter or longer than the graph can read.
+        """
+        for name, axes in self._axes.items():
+            for (axis, least, most), size in zip(axes, inputs[name].shape, strict=True):
+                if not least <= size <= most:
+                    raise ValueError(f"invalid {name} with {axis}={size}: must be {least} to {most}")
         return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
 
 

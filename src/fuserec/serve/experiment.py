@@ -23,6 +23,7 @@ from fuserec.contract import NO_ID, RECOMMEND
 from fuserec.manifest import bundle_folder
 from fuserec.serve import telemetry as names
 from fuserec.serve.pipeline import Answer, Pipeline
+from fuserec.serve.plain import PlainAnswers, PlainBatch
 from fuserec.serve.query import Query
 from fuserec.serve.tally import Tally
 from fuserec.serve.telemetry import Telemetry
@@ -132,6 +133,15 @@ class Experiments:
         answers = self._as_served(queries)
         for row in np.flatnonzero(taken).tolist():
             self._shadow_later(trial, queries[row], answers[row])
+        return answers
+
+    def recommend_plain(self, asked: PlainBatch) -> PlainAnswers | None:
+        """Answer B plain requests; None while something is tried, and as `Pipeline.recommend_plain`."""
+        if self._trial is not None:
+            return None
+        answers = self._served.recommend_plain(asked)
+        if answers is not None:
+            self._telemetry.answered(len(asked.ks), 0, sum(answers.ignored))
         return answers
 
     def _as_served(self, queries: Sequence[Query]) -> list[Answer]:

@@ -44,7 +44,8 @@ def checked_k(inputs: Inputs, rows: int) -> list[int]:
     ks: list[int] = required(inputs, contract.K)[:, 0].tolist()
     same_rows(contract.K, len(ks), rows)
     if min(ks) < 1 or max(ks) > contract.MAX_K:
-        raise ValueError(f"{contract.K} came as {min(ks)}..{max(ks)}, expected 1 to {contract.MAX_K}")
+        wrong = next(k for k in ks if not 1 <= k <= contract.MAX_K)
+        raise ValueError(f"invalid {contract.K}={wrong}: must be 1 to {contract.MAX_K:,}")
     return ks
 
 

@@ -18,6 +18,7 @@ from fuserec.serve.device import CPU, Device
 from fuserec.serve.engine_choice import open_engine
 from fuserec.serve.engines import Engine
 from fuserec.serve.faults import guarded
+from fuserec.serve.plain import PlainAnswers, PlainBatch
 from fuserec.serve.popularity import Popularity
 from fuserec.serve.query import Query
 from fuserec.serve.ranking import RankStage
@@ -221,6 +222,20 @@ class Pipeline:
             ValueError: A query has a text and the bundle reads none.
         """
         return [answer for some in _batches(queries) for answer in self._recommend(some)]
+
+    @guarded
+    def recommend_plain(self, asked: PlainBatch) -> PlainAnswers | None:
+        """Answer B plain requests as `recommend` does; None where that is not the way for all of them."""
+        if self._reranker is not None:
+            return None
+        with self.watcher.timed(ENCODE):
+            looked_up = self._recall.look_up(asked)
+        if looked_up is None:
+            return None
+        with self.watcher.timed(SEARCH):
+            best = self._recall.search_plain(looked_up, max(asked.ks))
+            self.watcher.searched(best.certified)
+        return PlainAnswers(best.ids, best.scores, looked_up.found.ignored.tolist())
 
     def _recommend(self, queries: Sequence[Query]) -> list[Answer]:
         with self.watcher.timed(ENCODE):

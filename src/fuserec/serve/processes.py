@@ -38,12 +38,20 @@ def processes_of(server_pid: int) -> list[ModelProcess]:
 def children_of(pid: int) -> list[int]:
     """Return the ids of the processes that a process has started and that are there."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    for task in _entries(pid, "task"):
         try:
-            found += map(int, task.read_text().split())
+            found += map(int, (task / "children").read_text().split())
         except (FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
             continue
     return found
+
+
+def _entries(pid: int, folder: str) -> list[Path]:
+    """Return what a folder of `/proc` lists of a process; nothing where it has ended."""
+    try:
+        return list(Path(f"/proc/{pid}/{folder}").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def _model_process(pid: int) -> ModelProcess | None:
@@ -62,7 +70,7 @@ def _model_process(pid: int) -> ModelProcess | None:
 def listening_ports(pid: int) -> set[int]:
     """Return the TCP ports on which a process itself accepts connections."""
     inodes = set()
-    for link in Path(f"/proc/{pid}/fd").glob("*"):
+    for link in _entries(pid, "fd"):
         try:
             target = str(link.readlink())
         except OSError:  # closed meanwhile
@@ -83,7 +91,4 @@ def listening_ports(pid: int) -> set[int]:
 
 def open_files(pid: int) -> int:
     """Return how many file descriptors a process has open; 0 where it is gone."""
-    try:
-        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return 0
+    return len(_entries(pid, "fd"))

@@ -6,20 +6,25 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fuserec.contract import MAX_BATCH
+from fuserec.contract import MAX_BATCH, NO_ID
 from fuserec.kernels import ItemIndex, KnownQueries, TopK
 from fuserec.kernels.search.gpu_bucket import GpuSettings
 from fuserec.serve.device import SEARCH_BYTES, Device
 from fuserec.serve.engines import Engine
+from fuserec.serve.padding import batches
+from fuserec.serve.plain import PlainBatch
 from fuserec.serve.query import Query
 from fuserec.serve.remembered import UserVectors
 from fuserec.serve.texts import TextStage
 from fuserec.serve.users import Ids, Known, Users
+
+if TYPE_CHECKING:
+    from fuserec.kernels.search._numba_lookup import LookedUp, People
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +55,20 @@ class Batch:
     fresh: Ids
 
 
+class LookUp(NamedTuple):
+    """What was looked up of a plain batch; it holds until the next batch.
+
+    Attributes:
+        found: What is known of the users.
+        ids: (E,) int64: items that may not come back beside those seen; see `LookedUp.offsets`.
+        new: Rows whose vectors were computed for it.
+    """
+
+    found: LookedUp
+    ids: Ids
+    new: list[int]
+
+
 class Recall:
     """Encodes users and finds their best items; `fuserec.serve.pipeline` has the arguments."""
 
@@ -72,6 +91,7 @@ class Recall:
         self._texts = texts
         stored = users.stored
         self._nobody = len(stored)
+        self._rooms: dict[int, LookedUp] = {}
         self._vectors = UserVectors(len(stored), index.dim, MAX_BATCH)
 
     @cached_property
@@ -91,9 +111,11 @@ class Recall:
         return KnownQueries(self._index, self._vectors.table, seen, backend=self._backend)
 
     def warm_up(self) -> None:
-        """Let the search be compiled."""
+        """Let the search and the look-up be compiled."""
         self._index.warm_up(self._backend)
         self._known.warm_up()
+        ends = np.zeros(2, dtype=np.int64)
+        self.look_up(PlainBatch(np.array([NO_ID]), [1], ends[:0], ends, ends[:0], ends))
         if self._backend == "cuda":
             self.warm_up_shapes()
 
@@ -147,6 +169,49 @@ class Recall:
         self._written(places[new])
         seen = np.where(known.stored < 0, self._nobody, known.stored)
         return Batch(queries, known, seen, places, fallback, by_user[users[by_user] >= 0])
+
+    @cached_property
+    def _people(self) -> People:
+        return self._users.people(self._vectors.owners)
+
+    def _room(self, batch: int) -> LookedUp:
+        """Return room for what is looked up of a batch; it is used anew for the next one of the same size."""
+        room = self._rooms.get(batch)
+        if room is None:
+            from fuserec.kernels.search._numba_lookup import allocate_looked_up
+
+            room = self._rooms[batch] = allocate_looked_up(batch, self._max_history)
+        return room
+
+    def look_up(self, asked: PlainBatch) -> LookUp | None:
+        """Look up those who ask and encode those whose vectors are not kept, whose rows are returned; see `encode`.
+
+        None where nothing is known of one of them.
+        """
+        from fuserec.kernels.search._numba_lookup import look_up
+
+        lists = asked.history, asked.history_ends, asked.exclude, asked.exclude_ends
+        found, ids = self._room(len(asked.users)), np.empty(len(asked.history) + len(asked.exclude), np.int64)
+        if not look_up(self._people, asked.users, *lists, found, ids):
+            return None
+        lengths = found.lengths.tolist()
+        new = [row for row, length in enumerate(lengths) if length >= 0]
+        for width, some in batches([lengths[row] for row in new], self._max_history, MAX_BATCH):
+            rows = np.array(new, dtype=np.int64)[some]
+            feed = {"user": found.numbers[rows] + 1, "history": found.rows[rows, self._max_history - width :]}
+            self._vectors.table[found.places[rows]] = self._engine.run(feed)["user_vector"]
+        if new:
+            self._written(found.places[new])
+        return LookUp(found, ids, new)
+
+    def search_plain(self, looked_up: LookUp, k: int) -> TopK:
+        """Return the k best items of users who were looked up, and keep those of their new vectors that can be."""
+        found = looked_up.found
+        best = self._known.search_joined(found.lists, found.places, k, looked_up.ids, found.offsets)
+        keep = [row for row in looked_up.new if found.keepers[row] >= 0]
+        if keep:
+            self._written(self._vectors.keep(found.keepers[keep], found.places[keep]))
+        return best
 
     def vectors(self, batch: Batch) -> Floats:
         """Return the vectors of a batch, (B, D) float32."""

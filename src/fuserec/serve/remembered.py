@@ -22,6 +22,7 @@ class UserVectors:
 
     Attributes:
         table: (P + room, D) float32, the vectors by place.
+        owners: (P,) int64: whose vector is kept in each place.
 
     Args:
         n_users: How many users there are; they are numbered from 0.
@@ -33,23 +34,23 @@ class UserVectors:
     def __init__(self, n_users: int, dim: int, room: int, most_bytes: int = MOST_BYTES) -> None:
         places = max(1, min(n_users, most_bytes // (4 * dim)))
         self.table: NDArray[np.float32] = np.zeros((places + room, dim), dtype=np.float32)
-        self._owners = np.full(places, _FREE, dtype=np.int64)
+        self.owners: Ids = np.full(places, _FREE, dtype=np.int64)
 
     def find(self, users: Ids) -> tuple[Ids, NDArray[np.bool_]]:
         """Return the places of (B,) users in the table, (B,) int64, and whether their vectors are there; -1 is nobody.
 
         What is in a place may be somebody else's vector.
         """
-        places = users % len(self._owners)
-        return places, self._owners[places] == users
+        places = users % len(self.owners)
+        return places, self.owners[places] == users
 
     def room(self, n: int) -> Ids:
         """Return the places for n vectors of the batch at hand, (n,) int64; they are free again for the next one."""
-        return np.arange(len(self._owners), len(self._owners) + n)
+        return np.arange(len(self.owners), len(self.owners) + n)
 
     def keep(self, users: Ids, places: Ids) -> Ids:
         """Keep the vectors in the places of some (B,) users, and return where; of those who share one, the last."""
-        owned = users % len(self._owners)
-        self._owners[owned] = users
+        owned = users % len(self.owners)
+        self.owners[owned] = users
         self.table[owned] = self.table[places]
         return owned

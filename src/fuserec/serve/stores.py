@@ -55,6 +55,11 @@ class IdMap:
     def __len__(self) -> int:
         return len(self._sorted)
 
+    @property
+    def ascending(self) -> tuple[Ids, Ids]:
+        """The ids in ascending order, and the row of each: (n,) int64 both."""
+        return self._sorted, self._order
+
     def rows(self, ids: Ids) -> Ids:
         """Return the row of each id, -1 where it is unknown; same shape as `ids`."""
         if not len(self):
@@ -93,6 +98,11 @@ class UserStore:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def ascending(self) -> tuple[Ids, Ids]:
+        """The ids of the users in ascending order, and the row of each: (n,) int64 both."""
+        return self._rows.ascending
 
     def rows(self, user_ids: Ids) -> Ids:
         """Return the row of each user, -1 for an unknown one."""

@@ -229,10 +229,10 @@ class Supervisor:
         if canary is None:
             return None
         done = self._vitals.executions()
-        if canary.misses == 0 or self._repair is not None or self._server.lacking():
+        if self._repair is not None or self._server.lacking():
+            canary.forgive()  # a question may have met the process that died
+        if canary.misses == 0:
             self._executions = done
-            if self._repair is not None:
-                canary.forgive()
             return None
         if canary.misses < self._watch.canary_failures:
             return None
@@ -306,12 +306,12 @@ class Supervisor:
         if self._follower.to_start is not None and self._failed_starts[self._follower.to_start] < _STARTS_OF_ONE:
             last_good = self._follower.to_start
         self._end_watching()
+        self._server.stop(kill=kill)  # what hangs keeps its callers waiting
         while (wait_s := self._backoff.next_s()) is not None:
             self._say(f"{why}; starting it again" + (f" in {wait_s:.1f} s" if wait_s else ""))
             if stop.wait(wait_s):
                 return
             began = time.monotonic()
-            self._server.stop(kill=kill)
             version = self._to_start(last_good)
             try:
                 if not self._start_when_whole(version, stop):

@@ -14,7 +14,7 @@ from fuserec.serve.device import CPU, Device
 from fuserec.serve.engine_choice import open_engine
 from fuserec.serve.engines import Engine
 from fuserec.serve.padding import batches
-from fuserec.tokens import Tokenizer
+from fuserec.tokens import LITERAL_PAD, Tokenizer
 
 # A transformer is hundreds of times the work of a user tower: here a second thread is worth waking.
 THREADS = 2
@@ -33,7 +33,10 @@ class TextStage:
         if manifest.text is None:
             return None
         text = manifest.text
-        tokenizer = Tokenizer.read(bundle / "tokenizer.json", max_tokens=text.max_tokens, pad_id=text.pad_id)
+        tokenizer = Tokenizer.read(
+            bundle / "tokenizer.json", max_tokens=text.max_tokens, pad_id=text.pad_id, prompt=text.prompt,
+            literal_pad=LITERAL_PAD if text.literal_pad else None,
+        )  # fmt: skip
         return cls(tokenizer, open_engine(bundle, manifest, TEXT_ENCODER, device=device, threads=THREADS))
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -36,6 +36,7 @@ from fuserec.serve.inputs import Inputs, checked_k, id_lists, required, same_row
 from fuserec.serve.logs import log_to
 from fuserec.serve.observing import Observing
 from fuserec.serve.pipeline import Answer, Pipeline
+from fuserec.serve.plain import PlainAnswers, read_plain
 from fuserec.serve.query import Query
 from fuserec.serve.ranking import Ranked, RankQuery, RankStage
 from fuserec.serve.tally import Tally
@@ -177,11 +178,38 @@ class RecommendModel(_Model):
             on_change=self.heartbeat.tell,
         )
         self.experiments.start()
+        # They are the same in every plain answer, and the server keeps what it has copied of a tensor.
+        self.constants = [
+            pb_utils.Tensor(contract.FALLBACK, np.zeros((1, 1), dtype=np.bool_)),
+            pb_utils.Tensor(contract.VERSION, np.array([[int(bundle.name)]], dtype=np.int64)),
+            pb_utils.Tensor(contract.IGNORED, np.zeros((1, 1), dtype=np.int32)),
+        ]
 
     def finalize(self) -> None:
         """End what is tried beside this version."""
         self.experiments.stop()
         super().finalize()
+
+    def answer(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer plain requests by the shortest way, others by that of all models."""
+        asked = read_plain([request.inputs() for request in requests])
+        answers = None if asked is None else self.experiments.recommend_plain(asked)
+        if asked is None or answers is None:
+            return super().answer(requests)
+        return [
+            self._plain_response(answers, row, k, ignored)
+            for row, (k, ignored) in enumerate(zip(asked.ks, answers.ignored, strict=True))
+        ]
+
+    def _plain_response(self, answers: PlainAnswers, row: int, k: int, ignored: int) -> Any:
+        ids, scores = answers.item_ids[row : row + 1, :k], answers.scores[row : row + 1, :k]
+        if ids[0, -1] == contract.NO_ID:
+            scores = np.where(ids == contract.NO_ID, _NO_SCORE, scores)
+        constants = self.constants
+        if ignored:
+            constants = [*constants[:-1], pb_utils.Tensor(contract.IGNORED, np.array([[ignored]], dtype=np.int32))]
+        tensors = [pb_utils.Tensor(contract.ITEM_IDS, ids), pb_utils.Tensor(contract.SCORES, scores), *constants]
+        return pb_utils.InferenceResponse(tensors)
 
     def read(self, inputs: Inputs) -> list[Query]:
         """Read one request as a query a row."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fuserec.contract import NO_ID
+from fuserec.kernels._arrays import read_only
 from fuserec.manifest import Manifest
 from fuserec.serve.padding import batches
 from fuserec.serve.stores import IdMap, UserStore, read_items
+
+if TYPE_CHECKING:
+    from fuserec.kernels.search._numba_lookup import People
 
 Ids = NDArray[np.int64]
 NO_IDS = np.empty(0, dtype=np.int64)
@@ -111,6 +115,13 @@ class Users:
             BundleError: They are not what an export writes.
         """
         return cls(read_items(bundle, manifest)["item_id"].to_numpy(), UserStore.load(bundle / "users.parquet"))
+
+    def people(self, owners: Ids) -> People:
+        """Return what the compiled look-up reads; `owners` are those of the vectors that are kept."""
+        from fuserec.kernels.search._numba_lookup import People
+
+        arrays = (*self.stored.ascending, *self._items.ascending, self._stored_rows, self.stored.offsets, owners)
+        return People(*map(read_only, arrays))
 
     def numbers(self, queries: Sequence[Asker]) -> Ids:
         """Return the numbers of those who ask, (B,) int64 from 0 to n - 1; -1 for somebody unknown."""

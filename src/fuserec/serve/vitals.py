@@ -7,6 +7,7 @@ for no more than two ticks: after the machine or the launcher itself stood still
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Collection
@@ -55,6 +56,15 @@ class Stat:
         return cls(fields[0], (int(fields[11]) + int(fields[12])) / _TICKS_PER_S)
 
 
+def _is_at_work(pid: int) -> bool:
+    """Return whether a thread of a process runs, waits for its turn on a processor, or for a disk."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            if (thread / "stat").read_text().rpartition(")")[2].split()[0] in "RD":
+                return True
+    return False
+
+
 @dataclass
 class _Record:
     """What was seen of one process, and for how long it has been so."""
@@ -67,16 +77,18 @@ class _Record:
     in_execution_s: float = 0.0
     stopped_s: float = 0.0
 
-    def add(self, stat: Stat, signs: Signs | None, passed_s: float) -> None:
-        works = stat.state in "RD" or stat.cpu_s - self.stat.cpu_s >= _BUSY_SHARE * passed_s
+    def add(self, pid: int, stat: Stat, signs: Signs | None, passed_s: float) -> None:
         self.stopped_s = self.stopped_s + passed_s if stat.state in "Tt" else 0.0
         if signs is not None and self.signs is not None:
             beats_not = signs.beats == self.signs.beats
+            same_call = signs.busy_since_ns != 0 and signs.busy_since_ns == self.signs.busy_since_ns
+            waits = False
+            if beats_not or same_call:
+                waits = stat.cpu_s - self.stat.cpu_s < _BUSY_SHARE * passed_s and not _is_at_work(pid)
             self.without_beat_s = self.without_beat_s + passed_s if beats_not else 0.0
-            self.silent_s = self.silent_s + passed_s if beats_not and not works else 0.0
-            same = signs.busy_since_ns != 0 and signs.busy_since_ns == self.signs.busy_since_ns
-            self.in_execution_s = self.in_execution_s + passed_s if same else 0.0
-            self.idle_s = self.idle_s + passed_s if same and not works else 0.0
+            self.silent_s = self.silent_s + passed_s if beats_not and waits else 0.0
+            self.in_execution_s = self.in_execution_s + passed_s if same_call else 0.0
+            self.idle_s = self.idle_s + passed_s if same_call and waits else 0.0
         self.stat, self.signs = stat, signs
 
     def fault(self, patience: Patience) -> str | None:
@@ -117,7 +129,7 @@ class Vitals:
             if (record := self._records.get(pid)) is None:
                 self._records[pid] = _Record(stat, signs)
                 continue
-            record.add(stat, signs, passed_s)
+            record.add(pid, stat, signs, passed_s)
             if (fault := record.fault(self._patience)) is not None:
                 faults[pid] = fault
         return faults

@@ -69,12 +69,12 @@ INTERACTION_ROLES: Final = {
         "timestamp time ts eventtime eventtimestamp datetime date createdat created orderdate purchasedat purchasedate "
         "zeit zeitpunkt zeitstempel datum bestelldatum kaufdatum uhrzeit horodatage temps heure datecommande dateachat "
         "fecha fechahora fechapedido fechacompra hora data dataora dataordine datapedido datahora datacompra tijd "
-        "tijdstip besteldatum czas dataczas datazamowienia tid tidpunkt время дата 日時 日付 注文日 时间 时间戳 日期",
+        "tijdstip besteldatum czas dataczas datazamowienia tidpunkt время дата 日時 日付 注文日 时间 时间戳 日期",
         required=True,
     ),
     "rating": _role(
-        "rating stars score bewertung sterne note evaluation etoiles calificacion puntuacion valoracion valutazione "
-        "voto avaliacao nota beoordeling waardering ocena betyg рейтинг оценка 評価 评分"
+        "rating stars score bewertung sterne evaluation etoiles calificacion puntuacion valoracion valutazione "
+        "voto avaliacao beoordeling waardering ocena betyg рейтинг оценка 評価 评分"
     ),
 }  # fmt: skip
 ITEM_ROLES: Final = {

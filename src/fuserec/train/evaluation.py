@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fuserec.models.retriever import Retriever
-from fuserec.train.metrics import Ranking, rank_catalogue, summarize
+from fuserec.train.metrics import Ranking, rank_catalogue, rank_scores, summarize
 from fuserec.train.ragged import IntArray, Ragged
 from fuserec.train.split import Split
 
@@ -27,6 +27,23 @@ def evaluate(model: Retriever, split: Split, histories: Ragged, targets: IntArra
         targets: (E,) item rows.
     """
     return summarize(rank_users(model, split.evaluated + 1, histories, targets, K), K)
+
+
+def popularity_baseline(split: Split) -> dict[str, float]:
+    """Score the test items of a split where everybody is shown the items that most interactions to learn from are with.
+
+    Of items equally popular the one with the lower id comes first.
+    """
+    counts = np.bincount(split.train.values - 1, minlength=split.item_ids.size)
+    scores = torch.empty(counts.size, dtype=torch.float64)
+    scores[torch.from_numpy(np.argsort(-counts, kind="stable"))] = torch.arange(counts.size, 0, -1).double()
+    ranking = rank_scores(
+        lambda users: scores.repeat(len(range(*users.indices(len(split.test_targets)))), 1),
+        split.test_histories,
+        torch.from_numpy(split.test_targets),
+        K,
+    )
+    return summarize(ranking, K)
 
 
 @torch.no_grad()

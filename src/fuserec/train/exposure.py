@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fuserec.contract import NO_ID
 from fuserec.errors import DataError
+from fuserec.train.questions import Questions
 from fuserec.train.ragged import IntArray
 from fuserec.train.split import Split
 
@@ -52,6 +53,27 @@ class Popularity:
         group = np.empty(order.size, dtype=np.int64)
         group[order] = (before >= HEAD * total).astype(np.int64) + (before >= TORSO * total)
         return group
+
+    def ranks(self, questions: Questions) -> IntArray:
+        """Return where each target comes if everybody is shown the most popular items that they did not have.
+
+        Of items equally popular the one with the lower id comes first; what a user had before is left out, but for the
+        target.
+
+        Returns:
+            (E,) int64, 1 is best.
+
+        Raises:
+            DataError: if a target is not in the catalogue.
+        """
+        place = np.empty(self.counts.size, dtype=np.int64)
+        place[np.argsort(-self.counts, kind="stable")] = np.arange(1, self.counts.size + 1)
+        target = self.lines(questions.targets)
+        user, item = questions.histories.row_of_value, questions.histories.values
+        user, item = user[np.isin(item, self.item_ids)], item[np.isin(item, self.item_ids)]
+        pairs = np.unique(np.stack([user, np.searchsorted(self.item_ids, item)]), axis=1)
+        is_before = place[pairs[1]] < place[target[pairs[0]]]
+        return np.asarray(place[target] - np.bincount(pairs[0][is_before], minlength=len(questions)))
 
     def lines(self, top: NDArray[np.int64]) -> IntArray:
         """Turn lists of item ids into lists of indices into `item_ids`, -1 for "none".

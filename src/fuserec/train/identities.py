@@ -12,8 +12,8 @@ from fuserec.train.cells import texts
 
 FIRST_NUMBER: Final = 1
 RAW: Final = "raw"
-# From here on a float64 no longer tells every two neighbouring whole numbers apart.
-_MAX_FLOAT: Final = 2.0**53
+# The power of two from which on a float no longer tells every two neighbouring whole numbers apart.
+_FLOAT_BITS: Final = {pl.Float64(): 53, pl.Float32(): 24, pl.Float16(): 11}
 _WHOLE: Final = r"^(0|-?[1-9]\d{0,18})$"
 
 
@@ -32,7 +32,7 @@ def original_ids(raw: pl.Series, dtype: pl.DataType, where: str, *, fold_case: b
         raw: (n,) str, spellings, as `raw_ids` reads them; nulls and repeats allowed.
         dtype: of the column.
         where: for messages, file and column.
-        fold_case: whether ids that differ in case only are the same.
+        fold_case: whether ids that differ in case only, or in how an accent is written, are the same.
 
     Returns:
         `raw` str, each spelling once, and `original` str.
@@ -47,17 +47,23 @@ def original_ids(raw: pl.Series, dtype: pl.DataType, where: str, *, fold_case: b
     if dtype.is_float():
         value = plain.cast(pl.Float64, strict=False)
         spellings = spellings.filter(value.is_finite())
-        large = spellings.filter(value.abs() >= _MAX_FLOAT)
+        bits = _FLOAT_BITS[dtype]
+        large = spellings.filter(value.abs() >= 2.0**bits)
         if large.height:
             raise DataError(
-                f"{where} is {dtype} and has {large.height} ids of 2^53 or more, such as {large[RAW][0]}, of which a "
-                "float cannot tell neighbours apart; expected integers or texts"
+                f"{where} is {dtype} and has {large.height} ids of 2^{bits} or more, such as {large[RAW][0]}, of which "
+                "a float cannot tell neighbours apart; expected integers or texts"
             )
         is_whole = value == value.round()
         plain = pl.when(is_whole).then(value.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(plain)
     elif dtype.is_decimal() or spellings[RAW].str.contains(r"^-?\d+\.0$").all():
         plain = plain.str.replace(r"^(-?\d+)\.0+$", "$1")
-    return spellings.with_columns((plain.str.to_lowercase() if fold_case else plain).alias(ORIGINAL))
+    return spellings.with_columns((folded(plain) if fold_case else plain).alias(ORIGINAL))
+
+
+def folded(ids: pl.Expr) -> pl.Expr:
+    """Ids in lower case, accents written in one way."""
+    return ids.str.normalize("NFC").str.to_lowercase()
 
 
 def number(found: pl.Series, kind: str, known: IdMap | None = None) -> IdMap:

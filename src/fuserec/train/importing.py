@@ -21,7 +21,7 @@ from fuserec.id_map import ID_FILES, ORIGINAL, IdMap, IdMaps
 from fuserec.train import import_tables
 from fuserec.train.columns import INTERACTION_ROLES, ITEM_ROLES, USER_ROLES
 from fuserec.train.data import LATEST_TIMESTAMP, MIN_INTERACTIONS, refuse_foreign
-from fuserec.train.identities import number
+from fuserec.train.identities import folded, number
 from fuserec.train.import_report import TREATMENTS, Imported, ImportOptions, Numbering
 from fuserec.train.import_source import ImportFile
 from fuserec.train.sources import reading
@@ -189,12 +189,12 @@ class _Import:
         fresh = ids.table if earlier is None else ids.table.join(earlier.table, on=ORIGINAL, how="anti")
         numbered = fresh.filter(pl.col(ids.number).cast(pl.String) != pl.col(ORIGINAL))
         example = None if numbered.is_empty() else str(numbered[ORIGINAL][0])
-        alike = ids.table.height - ids.table[ORIGINAL].str.to_lowercase().n_unique()
+        alike = ids.table.height - ids.table.select(folded(pl.col(ORIGINAL)).n_unique()).item()
         rows = [import_tables.numbered(one, ids) for one in spellings]
         return Numbering(ids.table.height, known, numbered.height, example, alike), rows, ids
 
     def _check_folded(self, earlier: IdMap) -> None:
-        unfolded = earlier.table.filter(pl.col(ORIGINAL).str.to_lowercase() != pl.col(ORIGINAL))
+        unfolded = earlier.table.filter(folded(pl.col(ORIGINAL)) != pl.col(ORIGINAL))
         if unfolded.height:
             raise DataError(
                 f"{unfolded.height} {earlier.kind[:-1]} ids of the earlier import have capitals, such as "

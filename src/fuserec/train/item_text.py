@@ -8,7 +8,7 @@ import polars as pl
 
 
 def item_texts(items: pl.DataFrame) -> list[str]:
-    """Return one text an item, in the order of `items`: its own text, or "title. genres. year" where it has none.
+    """Return one text an item, in the order of `items`: its own text as it stands, or "title. genres. year".
 
     What is unknown is left out; of an item of which nothing is known the text is empty.
     """
@@ -16,8 +16,8 @@ def item_texts(items: pl.DataFrame) -> list[str]:
 
 
 def _text(item: dict[str, Any]) -> str:
-    own = (item.get("text") or "").strip()
-    if own:
-        return str(own)
+    own = str(item.get("text") or "")
+    if own.strip():
+        return own
     parts = (item["title"].strip(), ", ".join(item["genres"]), "" if item["year"] is None else str(item["year"]))
     return ". ".join(part for part in parts if part)

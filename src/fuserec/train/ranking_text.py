@@ -248,7 +248,8 @@ def build_model(recipe: TextRankerRecipe, texts: list[str], pretrained: Pretrain
     if recipe.n_layers:
         pretrained = first_layers(pretrained, recipe.n_layers)
     pad_id = int(transformer_config(pretrained.config).pad_token_id or 0)
-    tokenizer = Tokenizer(pretrained.tokenizer, max_tokens=recipe.max_tokens + 1, pad_id=pad_id)
+    # What is a word of a text must not be a mark between texts.
+    tokenizer = Tokenizer(pretrained.tokenizer, max_tokens=recipe.max_tokens + 1, pad_id=pad_id, marks=False)
     around = tokenizer([""])[0]
     if around.size != 2:
         raise DataError(f"encoder {recipe.encoder!r} puts {around.size} tokens around a text; expected 2, as BERT does")

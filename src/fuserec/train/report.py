@@ -55,6 +55,7 @@ def report(
         metrics: name to value, low and high, the interval over users; coverage has no interval.
         exposure: k, Gini coefficient, and the shares of each popularity group.
         user_groups: for each way to group, the groups and the gap between best and worst.
+        baselines: metrics of showing everybody the most popular items, by the name of the baseline, "popularity".
         columns_left_out: columns of users that have too many values to group by.
         bootstrap: how the intervals were made.
     """
@@ -72,6 +73,7 @@ def report(
         "n_repeats": questions.n_repeats,
         "ignored": answers.ignored,
         "metrics": metrics,
+        "baselines": {"popularity": _means(popularity.ranks(questions), ks)},
         "exposure": {
             "k": ks[0],
             "gini": gini(shown),
@@ -87,6 +89,10 @@ def differences(a: Answers, b: Answers, popularity: Popularity, ks: Sequence[int
     """Estimate by how much the metrics of `a` exceed those of `b`, both being answers to the same questions."""
     of_a, of_b = (_per_user(answers, popularity.lines(answers.top), popularity, ks) for answers in (a, b))
     return _estimates({name: values - of_b[name] for name, values in of_a.items()})
+
+
+def _means(ranks: IntArray, ks: Sequence[int]) -> dict[str, float]:
+    return {name: float(values.mean()) for k in ks for name, values in metrics_of_users(ranks, k).items()}
 
 
 def _per_user(answers: Answers, lines: IntArray, popularity: Popularity, ks: Sequence[int]) -> dict[str, FloatArray]:

@@ -20,7 +20,7 @@ from fuserec.models.checks import check_at_least, check_share
 from fuserec.models.retriever import Retriever
 from fuserec.train.batches import Batches
 from fuserec.train.data import DataSet
-from fuserec.train.evaluation import PROTOCOL, K, evaluate
+from fuserec.train.evaluation import PROTOCOL, K, evaluate, popularity_baseline
 from fuserec.train.loop import Fitted, fit
 from fuserec.train.pruning import PruneUnits
 from fuserec.train.resume import data_digest
@@ -244,6 +244,7 @@ def _metrics(model: Retriever, recipe: RetrieverRecipe, split: Split, fitted: Fi
         "protocol": PROTOCOL,
         "validation": evaluate(model, split, split.validation_histories, split.validation_targets),
         "test": evaluate(model, split, split.test_histories, split.test_targets),
+        "baselines": {"popularity": popularity_baseline(split)},
         "epochs": fitted.epochs,
         "best_epoch": fitted.best_epoch,
         "steps": fitted.steps,

@@ -17,6 +17,7 @@ from typing import Any, Final
 import polars as pl
 
 from fuserec.errors import DataError
+from fuserec.train.data import LATEST_TIMESTAMP
 from fuserec.untrusted.documents import parse_json
 
 SHOWN_SCHEMA: Final = pl.Schema(
@@ -124,8 +125,10 @@ def _answer(line: str) -> tuple[int | None, int, list[int], str]:
     user_id, timestamp, item_ids = (document.get(name) for name in ("user_id", "timestamp", "item_ids"))
     if user_id is not None and not (_is_whole(user_id) and user_id >= 0):
         raise ValueError(f"user_id is {user_id!r}, expected a number from 0 or null")
-    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp < 2**53:
-        raise ValueError(f"timestamp is {timestamp!r}, expected seconds since 1970")
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp <= LATEST_TIMESTAMP:
+        finer = isinstance(timestamp, int | float) and timestamp > LATEST_TIMESTAMP
+        hint = ", which these are after 2100: milliseconds?" if finer else ""
+        raise ValueError(f"timestamp is {timestamp!r}, expected seconds since 1970{hint}")
     if not isinstance(item_ids, list) or not all(map(_is_whole, item_ids)):
         raise ValueError(f"item_ids is {item_ids!r}, expected a list of numbers")
     return user_id, int(timestamp), item_ids, str(document.get("model_version", "unknown"))

@@ -119,9 +119,7 @@ def read_times(source: pl.LazyFrame, column: str, where: str = "", time_format: 
         return Times(f"{dtype}", raw.cast(pl.Datetime("us")).dt.epoch("s"))
     if not (dtype.is_numeric() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
         raise DataError(f"{where} is {dtype}; expected times as numbers, texts or dates")
-    text = texts(raw)
-    if dtype.is_float() or dtype.is_decimal():
-        text = text.str.replace(r"\.0+$", "")
+    text = texts(raw).str.replace(r"^(-?\d+)\.0+$", "$1")
     if time_format is not None:
         return _told(time_format, text)
     seen = _look(source, text)

@@ -8,13 +8,13 @@ import numpy as np
 from fuserec.kernels._arrays import FloatArray, IntArray, counted, read_only
 from fuserec.kernels.filters import ExcludedRows
 from fuserec.kernels.packed import PackedCodes
-from fuserec.kernels.search._numba import as_table
+from fuserec.kernels.search._numba import allocate_answers, as_table
 from fuserec.kernels.search._numba_jit import compiled_once
 from fuserec.kernels.search._numba_known import PROVEN, Asked, Known, search_known
 from fuserec.kernels.search._numba_rescore import Answers
 from fuserec.kernels.search._numba_run import Plan
 from fuserec.kernels.search._numba_tile import WIDTHS
-from fuserec.kernels.search.cpu_config import choose_cpu_config
+from fuserec.kernels.search.cpu_config import SERIAL_WORK, choose_cpu_config
 
 
 class KnownSearch:
@@ -55,14 +55,17 @@ class KnownSearch:
             offsets: (B + 1,) int64: those of query `b` are `ids[offsets[b]:offsets[b + 1]]`.
             k: At least 1.
         """
-        batch, threads, (n_rows, dim) = len(rows), numba.get_num_threads(), self._table.items.shape
+        batch, (n_rows, dim) = len(rows), self._table.items.shape
+        # Asking numba takes a lock; it matters only where threads would share the work.
+        threads = numba.get_num_threads() if batch * n_rows * dim >= SERIAL_WORK["codes"] else 1
         config = choose_cpu_config(batch, n_rows, dim, k, threads, has_codes=True, widths=WIDTHS)
         if config.scan != "codes" or config.row_parts > 1 or min(config.query_parts, threads) > 1:
             return None
         plan = Plan(k, self._normalize, config.tile, config.stride, config.lanes, config.capacity)
         most = -(-batch // config.query_parts)
         asked = Asked(read_only(lists), read_only(rows), read_only(ids), read_only(offsets))
-        status, answers = search_known(self._known, self._table, plan, asked, most, *self._magnitudes)
+        answers = allocate_answers(batch, k)
+        status = search_known(self._known, self._table, plan, asked, most, *self._magnitudes, answers)
         return answers if status == PROVEN else None
 
     def warm_up(self) -> None:

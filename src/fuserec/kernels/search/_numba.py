@@ -45,7 +45,7 @@ def _heaps(parts: int, k: int) -> Heaps:
     return Heaps(np.full((parts, 1, k), keys.EMPTY, np.int64), sizes[0], sizes[1])
 
 
-_NO_HEAPS = _heaps(1, 0)
+NO_HEAPS = _heaps(1, 0)
 
 
 def search(
@@ -74,14 +74,7 @@ def search(
         resident["numba"] = as_table(items, codes)
     table: Table = resident["numba"]
     plan = Plan(k, normalize, config.tile, config.stride, config.lanes, config.capacity)
-    batch, shape = pool.batch, (pool.batch, k)
-    answers = Answers(
-        rows=np.empty(shape, np.int64),
-        scores=np.empty(shape, np.float32),
-        magnitudes=np.empty(batch, np.float64),
-        certified=np.empty(batch, np.bool_),
-        rescored=np.empty(batch, np.int64),
-    )
+    answers = allocate_answers(pool.batch, k)
     if config.row_parts == 1:
         _share_queries(table, bags, filters, plan, config, answers)
     else:
@@ -107,32 +100,43 @@ def warm_up(*, has_codes: bool) -> None:
             search(items, codes, pool, out, 1, normalize=False, resident={}, config=each)
 
 
+def allocate_answers(batch: int, k: int) -> Answers:
+    """Return room for the answers of a batch."""
+    return Answers(
+        rows=np.empty((batch, k), np.int64),
+        scores=np.empty((batch, k), np.float32),
+        magnitudes=np.empty(batch, np.float64),
+        certified=np.empty(batch, np.bool_),
+        rescored=np.empty(batch, np.int64),
+    )
+
+
 def as_table(items: FloatArray, codes: PackedCodes) -> Table:
     """Return rows and codes as the compiled functions take them."""
     return Table(*(read_only(array) for array in (items, codes.codes, codes.scale, codes.residual, codes.reach)))
 
 
 def _share_queries(table: Table, bags: Bags, out: Out, plan: Plan, config: CpuConfig, answers: Answers) -> None:
-    edges = _edges(len(answers.rows), config.query_parts)
-    groups = _edges(len(table.codes), 1)
+    edges = edges_of(len(answers.rows), config.query_parts)
+    groups = edges_of(len(table.codes), 1)
 
     def search_part(part: int) -> None:
         span = (int(edges[part]), int(edges[part + 1]), groups)
-        work(EVERY, 0, 1, table, bags, out, *span, plan, _nothing_prepared(), _NO_HEAPS, answers)
+        work(EVERY, 0, 1, table, bags, out, *span, plan, _nothing_prepared(), NO_HEAPS, answers)
 
     run(search_part, config.query_parts, numba.get_num_threads())
 
 
 def _share_rows(table: Table, bags: Bags, out: Out, plan: Plan, config: CpuConfig, answers: Answers) -> None:
     batch, parts, threads = len(answers.rows), config.row_parts, numba.get_num_threads()
-    span = (0, batch, _edges(len(table.codes), parts, TILE_GROUPS))
+    span = (0, batch, edges_of(len(table.codes), parts, TILE_GROUPS))
     prepared = prepare(bags, 0, batch, parts, plan, table, answers)
     # A few queries are rescored sooner than another thread is awake.
     some = max(min(batch * plan.k // RESCORED_A_TASK, threads), 1)
     for step, tasks in ((SAMPLE, parts), (ESTIMATE, some), (SIFT, parts), (RESCORE, some)):
 
         def do(task: int, step: int = step, tasks: int = tasks) -> None:
-            work(step, task, tasks, table, bags, out, *span, plan, prepared, _NO_HEAPS, answers)
+            work(step, task, tasks, table, bags, out, *span, plan, prepared, NO_HEAPS, answers)
 
         run(do, tasks, threads)
 
@@ -140,7 +144,7 @@ def _share_rows(table: Table, bags: Bags, out: Out, plan: Plan, config: CpuConfi
 def _refine(table: Table, bags: Bags, out: Out, b: int, plan: Plan, answers: Answers) -> None:
     """Search query `b` again, scoring every row that the codes let through, and write its answer."""
     threads = numba.get_num_threads()
-    span, heaps = (b, b + 1, _edges(len(table.codes), threads, TILE_GROUPS)), _heaps(threads, plan.k)
+    span, heaps = (b, b + 1, edges_of(len(table.codes), threads, TILE_GROUPS)), _heaps(threads, plan.k)
     alone = plan._replace(tile=1, capacity=1)
     prepared = prepare(bags, b, b + 1, threads, alone, table, answers)
 
@@ -160,7 +164,7 @@ def _nothing_prepared() -> Prepared:
 
 def _scan_rows(items: FloatArray, bags: Bags, out: Out, k: int, config: CpuConfig, *, normalize: bool) -> Found:
     batch = len(bags.offsets) - 1
-    parts = _numba_rows.Parts(_edges(batch, config.query_parts), _edges(len(items), config.row_parts))
+    parts = _numba_rows.Parts(edges_of(batch, config.query_parts), edges_of(len(items), config.row_parts))
     heaps = _numba_rows.Heaps(
         keys=np.full((config.row_parts, batch, k), keys.EMPTY, np.int64),
         magnitudes=np.empty((config.row_parts, batch), np.float64),
@@ -174,7 +178,7 @@ def _scan_rows(items: FloatArray, bags: Bags, out: Out, k: int, config: CpuConfi
 
 
 @functools.lru_cache(maxsize=1024)
-def _edges(total: int, parts: int, multiple: int = 1) -> IntArray:
+def edges_of(total: int, parts: int, multiple: int = 1) -> IntArray:
     """Cut `total`, a multiple of `multiple`, into parts that are such multiples too; read-only."""
     edges: IntArray = frozen(np.arange(parts + 1) * (total // multiple) // parts * multiple)
     return edges

@@ -59,22 +59,19 @@ class Asked(NamedTuple):
 
 @jit()
 def search_known(
-    known: Known, table: Table, plan: Plan, asked: Asked, most: int, shortest: float, longest: float
-) -> tuple[int, Answers]:
+    known: Known, table: Table, plan: Plan, asked: Asked, most: int, shortest: float, longest: float, answers: Answers
+) -> int:
     """Search for B known queries.
 
     `most` queries go over the table together. A query has sound scores if its absolute values sum to `shortest` or
-    more, and less than `longest`. Returns what became of it, and the answers with item ids in place of rows.
+    more, and less than `longest`. Returns what became of it; the answers have item ids in place of rows. They are given
+    and not returned, for each array that numba hands to Python takes a call of Python.
     """
     lists, rows, k = asked.lists, asked.rows, plan.k
     batch = len(lists)
-    answers = Answers(
-        np.empty((batch, k), np.int64), np.empty((batch, k), np.float32), np.empty(batch, np.float64),
-        np.empty(batch, np.bool_), np.empty(batch, np.int64),
-    )  # fmt: skip
     for b in range(batch):
         if not (0 <= lists[b] < len(known.offsets) - 1 and 0 <= rows[b] < len(known.vectors)):
-            return UNPROVEN, answers
+            return UNPROVEN
     bags = Bags(known.vectors, rows, np.arange(batch + 1), np.empty(0, np.float32))
     out = _excluded(known, asked)
     none = Heaps(np.empty((1, 1, 0), np.int64), np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64))
@@ -93,11 +90,11 @@ def search_known(
             rescore(table.items, coded, kept, q, first + q, answers)
     for b in range(batch):
         if not (answers.certified[b] and shortest <= answers.magnitudes[b] < longest):
-            return UNPROVEN, answers
+            return UNPROVEN
         for place in range(k):
             row = answers.rows[b, place]
             answers.rows[b, place] = NO_ID if row < 0 else known.item_ids[row]
-    return PROVEN, answers
+    return PROVEN
 
 
 @jit()

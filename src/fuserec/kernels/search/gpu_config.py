@@ -122,6 +122,7 @@ def choose_config(shape: Shape, dtype: Dtype, arch: int) -> GpuConfig:
     # and once a warp. 64 of them do not fit, nor do 32 of the widest.
     block_q = min(64 if arch == 90 and width <= 128 else 32, max(16, power_of_two(shape.batch)))
     block_n = 128 if block_q == 16 and width <= 128 else 64
+    widest = 64 if block_q == 32 and arch != 90 else 128  # the codes of 32 queries and 128 columns spill on 10.0
     if (timed := timed_tiles(shape.dim, shape.batch, arch)) is not None:
         return GpuConfig(
             "sift",
@@ -137,7 +138,7 @@ def choose_config(shape: Shape, dtype: Dtype, arch: int) -> GpuConfig:
         "sift",
         block_q=block_q,
         block_n=block_n,
-        block_d=128 if wide else max(32, width),
+        block_d=widest if wide else max(32, width),
         block_best=BLOCK_BEST,
         num_warps=4 if block_q < 64 and block_q * min(width, 256) <= 32 * 128 else 8,
         num_stages=2 if width > 128 or block_q == 64 else 3,
