@@ -147,7 +147,7 @@ def test_bundle_explains_as_torch_does(folder: Path, fuserec: Fuserec, whom: tup
 def test_explanation_for_people(folder: Path, fuserec: Fuserec, source: str) -> None:
     status, printed, _ = fuserec("explain", folder / source, "--item", 30, "--history", 3, "--history", 9)
     assert status == 0
-    assert all(part in printed for part in ("30 Part 10: score", "Part 1 ", "Part 3 ", "leave-one-out", "█"))
+    assert all(part in printed for part in ("30 Part 10: score", "Part 1\n", "Part 3\n", "leave-one-out", "█"))
 
 
 @pytest.fixture(scope="module")
