@@ -10,6 +10,12 @@ scratch="${TMPDIR:-/tmp}/fuserec-device"
 # What the first run of a host compiles, the second finds.
 export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-$scratch/triton}" NUMBA_CACHE_DIR="${NUMBA_CACHE_DIR:-$scratch/numba}"
 export TORCHINDUCTOR_CACHE_DIR="${TORCHINDUCTOR_CACHE_DIR:-$scratch/inductor}"
+for package in torch triton numpy numba; do
+    "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$package') is None)" || {
+        echo "$python has no $package; set PYTHON to one that has torch, triton, numpy and numba" >&2
+        exit 2
+    }
+done
 for option in "$@"; do
     # A rehearsal interprets the kernels, which Triton decides when it is imported.
     if [ "$option" = --rehearse ]; then export TRITON_INTERPRET=1; fi

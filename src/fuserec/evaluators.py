@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -132,8 +131,5 @@ def _ids_of_server(name: str) -> IdMaps:
     from fuserec.serve.state import repository_of
     from fuserec.traffic import served_folder
 
-    address = urlsplit(name if "://" in name else f"//{name}")
-    if address.hostname not in ("127.0.0.1", "localhost", "::1") or address.port is None:
-        return IdMaps()
-    repository = repository_of(address.port)
+    repository = repository_of(name)
     return IdMaps() if repository is None else IdMaps.read(served_folder(repository), BundleError)

@@ -139,8 +139,7 @@ def _table(option: str, settings: list[str] | None, number: Callable[[str], T]) 
 def catalogue_of(items: Path | None, url: str) -> Catalogue | None:
     """Return the titles: from where the user says, else from the repository that a server of this machine serves."""
     from fuserec.catalogue import Catalogue
-    from fuserec.client import Endpoint
     from fuserec.serve.state import repository_of
 
-    source = items or repository_of(Endpoint.parse(url).port)
+    source = items or repository_of(url)
     return Catalogue.open(source) if source else None

@@ -66,11 +66,10 @@ def explain(
         return
     from fuserec import display_report
     from fuserec.catalogue import Catalogue
-    from fuserec.client import Endpoint
     from fuserec.serve.state import repository_of
 
     if items is None:
-        items = source or repository_of(Endpoint.parse(url or "localhost:8001").port)
+        items = source or repository_of(url or "localhost:8001")
     if items is not None and (items / "config.json").is_file():
         items = items / "items.parquet"
     display_report.explanation(document, Catalogue.open(items) if items else None)

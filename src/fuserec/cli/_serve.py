@@ -87,7 +87,7 @@ def serve(
         typer.echo(json.dumps(found, indent=2)) if as_json else display.facts(found)
         return
     address = Address(host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
-    log = log or log_file(grpc_port)
+    log = log or log_file(address)
     # SIGINT too: a shell that starts this in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -141,8 +141,7 @@ def _repository(target: str) -> Path:
     folder = Path(target)
     if folder.is_dir():
         return folder
-    port = target.rstrip("/").rpartition(":")[2]
-    repository = repository_of(int(port)) if port.isdecimal() else None
+    repository = repository_of(target)
     if repository is None:
         raise UsageError(
             f"{target} is neither a folder nor a server that `fuserec serve` runs on this machine; for one elsewhere "

@@ -33,8 +33,7 @@ class Word:
 def servers_of(target: str, repository: Path) -> list[Note]:
     """Return the running servers that a target means: the one at an address, or all of this machine over a folder."""
     if not Path(target).is_dir():
-        port = target.rstrip("/").rpartition(":")[2]
-        note = note_of(int(port)) if port.isdecimal() else None
+        note = note_of(target)
         return [note] if note is not None else []
     return [note for note in notes() if _same(note.repository, repository)]
 

@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from fuserec.client._client import BaseClient
 from fuserec.client._policy import TLS, Endpoint, run_blocking
-from fuserec.client._proxy import is_direct, is_loopback
+from fuserec.client._proxy import is_direct, is_loopback, is_this_machine
 from fuserec.client._wire import (
     Explanation,
     Query,
@@ -67,6 +67,7 @@ __all__ = [
     "Unauthorized",
     "is_direct",
     "is_loopback",
+    "is_this_machine",
 ]
 
 P = ParamSpec("P")

@@ -14,13 +14,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from fuserec.errors import UsageError
+from fuserec.client import Endpoint, is_this_machine
+from fuserec.errors import InvalidRequest, UsageError
 from fuserec.files import replacing_file
 from fuserec.serve.launcher import Address
 
 logger = logging.getLogger(__name__)
+
+_EVERY_ADDRESS: Final = ("0.0.0.0", "::", "")
+# Names that mostly lead to one server; 127.0.0.2 is an address of its own.
+_THIS_MACHINE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Notebook:
 
     def __init__(self, address: Address, repository: Path) -> None:
         self._address, self._repository = address, repository
-        self._path = _note(address.grpc_port)
+        self._path = _note(address)
         self._works = True
 
     def write(self, status: Status | None = None) -> None:
@@ -124,9 +129,9 @@ def noted(address: Address, repository: Path) -> Iterator[Notebook]:
         notebook.remove()
 
 
-def log_file(port: int) -> Path | None:
-    """Return the file for the log of the server on a gRPC port; None where no file can be written there."""
-    path = state_folder() / f"server-{port}.log"
+def log_file(address: Address) -> Path | None:
+    """Return the file for the log of the server at an address; None where no file can be written there."""
+    path = state_folder() / f"server-{_name(address)}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644))
@@ -141,21 +146,27 @@ def notes() -> list[Note]:
     return [note for path in _notes() if (note := _read(path)) is not None and _runs(note.pid)]
 
 
-def note_of(port: int) -> Note | None:
-    """Return what is noted of the server that listens on a port; None where nothing is."""
-    return next((note for note in notes() if port in note.ports.values()), None)
+def note_of(url: str) -> Note | None:
+    """Return what is noted of the server of this machine that `host:port` or a URL leads to; None for none."""
+    try:
+        endpoint = Endpoint.parse(url)
+    except InvalidRequest:
+        return None
+    here = (note for note in notes() if endpoint.port in note.ports.values())
+    return next((note for note in here if _leads_to(endpoint.host, note.host)), None)
 
 
-def repository_of(port: int) -> Path | None:
-    """Return the repository of the server of this machine that listens on `port`; None where no note says."""
-    note = note_of(port)
+def repository_of(url: str) -> Path | None:
+    """Return the repository of the server of this machine that a URL leads to; None where no note says."""
+    note = note_of(url)
     return note.repository if note else None
 
 
-def metrics_url_of(port: int) -> str | None:
-    """Return where the server of this machine that listens on `port` tells its metrics; None where no note says."""
-    note = note_of(port)
-    return f"http://{note.host}:{note.ports['metrics']}" if note else None
+def _leads_to(host: str, listening: str) -> bool:
+    """Return whether a caller of `host` reaches a server of this machine that listens on `listening`."""
+    if listening in _EVERY_ADDRESS:
+        return is_this_machine(host)
+    return host == listening or {host, listening} <= _THIS_MACHINE
 
 
 def _notes() -> list[Path]:
@@ -196,8 +207,14 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _note(port: int) -> Path:
+def _name(address: Address) -> str:
+    """Return what files of a server are called; two may listen on one port of different addresses."""
+    host = "" if address.host in _THIS_MACHINE else f"{address.host.replace(':', '_')}-"
+    return f"{host}{address.grpc_port}"
+
+
+def _note(address: Address) -> Path:
     try:
-        return state_folder() / "servers" / f"{port}.json"
+        return state_folder() / "servers" / f"{_name(address)}.json"
     except RuntimeError as error:
         raise UsageError(f"no home directory is known ({error}); give XDG_STATE_HOME a folder") from None
