@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Collects what a GPU host lacks for the served run, to travel with the checkout: bench/device/wheels.sh [PYTHON]
+# Collects what a bare GPU host lacks for the served run, to be copied there: bench/device/wheels.sh [PYTHON]
 #
 #     1   the inference server and the small packages
 #     2   polars
 #     3   numpy 1, which the server reads, and an untrained checkpoint with its repository
 #
-# Each goes with the tree into one call of 64 MiB; what an earlier call brought stays there. Everything but the served run
-# needs none of it. The folder is ignored by git, so that it has to be named to be carried.
+# Each is less than 64 MiB with the checkout, for hosts that take no more at a time. Everything but the served run needs
+# none of it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python="${1:-.venv/bin/python}"
@@ -34,7 +34,7 @@ for load in "$folder/1" "$folder/2" "$folder/3"; do
     bytes=$(du --bytes --summarize "$load" | cut -f1)
     mib=$(((tree + bytes) / 1048576 + 1))
     if [ "$mib" -gt "$most_mib" ]; then
-        echo "$load takes $mib MiB with the tree, more than $most_mib: it cannot travel in one call" >&2
+        echo "$load takes $mib MiB with the tree, more than the $most_mib that a load may have" >&2
         exit 1
     fi
     echo "$load: $mib MiB with the tree"
