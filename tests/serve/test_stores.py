@@ -42,9 +42,10 @@ def test_user_store_reads_histories(tmp_path: Path) -> None:
 )
 def test_popularity(k: int, excluded: list[int], expected: list[int]) -> None:
     popularity = Popularity(np.array([3, 5, 7, 9]), np.array([1, 3, 5, 3]))
-    ids, scores = popularity.top(k, np.array(excluded, dtype=np.int64))
+    ids, scores, orders = popularity.top(k, np.array(excluded, dtype=np.int64))
     assert ids.tolist() == expected
     assert (np.isneginf(scores) == (ids == -1)).all()
     assert (np.diff(scores[ids >= 0]) <= 0).all()
+    assert (np.diff(orders[ids >= 0]) < 0).all() and (np.isneginf(orders) == (ids == -1)).all()
     if ids[0] == 7:
         assert scores[0] == pytest.approx(5 / 12)

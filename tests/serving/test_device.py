@@ -46,7 +46,7 @@ class TritonPythonModel(RecommendModel):
     def open(self, bundle):
         super().open(bundle)
         self.is_lost = False
-        for name in ("search", "search_kept"):
+        for name in ("search", "search_kept", "search_plain"):
             setattr(self.pipeline._recall, name, self.losing(getattr(self.pipeline._recall, name)))
 
     def losing(self, search):

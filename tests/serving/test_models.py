@@ -84,7 +84,7 @@ def test_rows_may_differ_in_k(stock: grpc.InferenceServerClient, bundle: Path, m
         pytest.param(
             "recommend",
             {"user_id": column(5), "k": column(MAX_K + 1, dtype=np.int32)},
-            f"must be 1 to {MAX_K} .max_k.",
+            f"must be 1 to {MAX_K:,} .max_k.",
             id="k too large",
         ),
         pytest.param(

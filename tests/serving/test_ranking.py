@@ -95,12 +95,12 @@ def test_with_a_retriever_the_order_is_the_blend(
     bundle = tmp_path / "repository" / "recommend" / "1"
     pipeline = Pipeline.open(bundle)
     plain = Pipeline.open(bundle)
-    plain._reranker = None
+    plain._candidates.reranker = None
     user, history = pl.read_parquet(bundle / "users.parquet").row(3)
     [found] = plain.recommend([Query(user, NO_IDS, NO_IDS, 60)])
     for weight in (0.0, 0.4, 1.0):
-        assert pipeline._reranker is not None
-        object.__setattr__(pipeline._reranker, "weight", weight)
+        assert pipeline._candidates.reranker is not None
+        object.__setattr__(pipeline._candidates.reranker, "weight", weight)
         [answer] = pipeline.recommend([Query(user, NO_IDS, NO_IDS, 60)])
         logits = scored(ranker, user, history, found.item_ids[:50].tolist())[:, 0]
         both = [(part - part.mean()) / part.std() for part in (found.scores[:50], logits)]

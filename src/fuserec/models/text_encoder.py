@@ -17,6 +17,7 @@ from fuserec.untrusted.documents import parse_json
 
 POOLINGS: Final = ("mean", "cls", "max")
 DTYPES: Final = ("dtype", "torch_dtype")
+_KNOWN_DTYPES: Final = ("float32", "float16", "bfloat16", "float64", "auto", None)
 
 
 class Adapter(nn.Module):
@@ -139,6 +140,11 @@ def transformer_config(encoder: str) -> Any:
         raise ValueError(f"encoder {error}") from error
     if not isinstance(fields.get("model_type"), str):
         raise ValueError("encoder has no model_type; expected the JSON of a transformer's config.json")
+    for name in DTYPES:
+        if fields.get(name) not in _KNOWN_DTYPES:
+            raise ValueError(
+                f"encoder has {name} {fields[name]!r}; expected one of {', '.join(map(str, _KNOWN_DTYPES))}"
+            )
     # Weights are float32 here, whatever they were published in.
     config = AutoConfig.for_model(**{name: value for name, value in fields.items() if name not in DTYPES})
     check_layers(config, "num_hidden_layers")

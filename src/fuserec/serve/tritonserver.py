@@ -71,6 +71,9 @@ class ServerProcess:
             libc.prctl(1, signal.SIGKILL)
             if os.getppid() != launcher:
                 os._exit(1)
+            # What a shell or a caller ignores is inherited, and then the server could not be asked to end.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_NOFILE, (self.max_files, self.max_files))
             if is_private:
                 keep_private()
