@@ -581,8 +581,6 @@ class Server:
             # replica at once would be taken out of service for a version that serves nobody.
             "--strict-readiness=false",
             *self.observing.options,
-            # Without it the processes of a model take turns, and each finds its caches cold; see `ServingConfig`.
-            "--rate-limit=execution_count",
             "--exit-timeout-secs=10",
         ]
         options += self.address.options

@@ -32,8 +32,7 @@ class ServingConfig(Limits):
         instances: Processes of the front door (`recommend`; `rank` where nothing is retrieved). Each has an interpreter
             of its own, so two of them use two cores for what is Python, and maps the same pages of the index. A queue
             policy needs two: with one, the scheduler of server 2.51 leaves a request alone for 500 ms that comes in
-            the moment after an answer, before the process waits for the next. The first process is preferred, and the
-            others answer while it is busy.
+            the moment after an answer, before the process waits for the next.
         stage_instances: Processes of each of the other models, which are called less. With one they have no queue
             policy, for that reason.
         queue_size: Requests that may wait for one model; the next one is refused as UNAVAILABLE at once. It bounds the
@@ -111,7 +110,7 @@ class ServingConfig(Limits):
         count = self.instances_of(model, models[0])
         policy = _POLICY.format(size=self.queue_size, timeout=round(1e3 * self.queue_timeout_ms))
         return interface + _SETTINGS.format(
-            groups=_instance_groups(count),
+            count=count,
             delay=self.queue_delay_us,
             policy=policy if count >= FEWEST_FOR_A_POLICY else _NO_POLICY,
             name=PARAMETER,
@@ -128,27 +127,12 @@ class ServingConfig(Limits):
         text_format.Merge(self.complete("", model, models), config)
 
 
-# The rate limiter gives a request to the free process with the least executions times this. So the others come first
-# only after the preferred one has executed a million requests for each of theirs.
-SPARE_PRIORITY = 1_000_000
-
-
-def _instance_groups(count: int) -> str:
-    """Return the instance groups of a model with `count` processes, the first of which is preferred."""
-    groups = ["{ kind: KIND_CPU count: 1 }"]
-    if count > 1:
-        groups.append(f"{{ kind: KIND_CPU count: {count - 1} rate_limiter {{ priority: {SPARE_PRIORITY} }} }}")
-    return ", ".join(groups)
-
-
 _SETTINGS = """
 # From here on: fuserec.serve.settings.ServingConfig, where each number has its reason.
 version_policy {{ latest {{ num_versions: 1 }} }}
 # CPU: which GPU to use is the business of the engine inside. Warm-up happens inside too, before a process is ready:
 # what the server could send of its own is zeros or noise.
-# The first process has the better priority: the others get a request only while it is busy, so that at low load one
-# process answers, with warm caches. It takes a server with --rate-limit=execution_count, as `fuserec serve` starts it.
-instance_group [ {groups} ]
+instance_group [ {{ kind: KIND_CPU count: {count} }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {delay}
 {policy}}}
