@@ -32,7 +32,7 @@ from bench.serving.workload import Workload
 from fuserec.contract import RECOMMEND
 from fuserec.errors import FuserecError
 from fuserec.kernels import ItemIndex
-from fuserec.manifest import bundle_folder
+from fuserec.manifest import Manifest, bundle_folder
 from fuserec.serve.launcher import Address, Server
 from fuserec.serve.settings import ServingConfig
 
@@ -81,10 +81,13 @@ class Trial:
         return large_repository(small, self.folder / f"large-{n_items}", n_items, models=[RECOMMEND], index=index)
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, onnxruntime: str | None = None) -> None:
     """Write the checkpoint and its repository; needs what an export needs, and no device.
 
-    The graph runs under the version of ONNX Runtime that is here, and later ones.
+    Args:
+        folder: Where to.
+        onnxruntime: Version that the GPU host has, where it is older than the one here. The graph is float32 and has
+            standard operators alone, which the older one knows; the manifest says so, or the server would refuse it.
     """
     import torch
 
@@ -111,7 +114,12 @@ def prepare(folder: Path) -> None:
     module = build_module("two-tower", arguments)
     note = {"note": "untrained: what it costs does not depend on what it learnt"}
     Checkpoint("two-tower", arguments, items, users, note, module.state_dict(), None).save(folder / "checkpoint")
-    small_repository(folder / "checkpoint", folder / "small")
+    bundle = small_repository(folder / "checkpoint", folder / "small")
+    if onnxruntime is not None:
+        manifest = Manifest.read(bundle)
+        for part in manifest.parts.values():
+            part.engines["cpu"] = replace(part.engines["cpu"], runtime_version=onnxruntime)
+        manifest.write(bundle)
 
 
 def check_environment() -> None:
@@ -120,10 +128,7 @@ def check_environment() -> None:
     Raises:
         SystemExit: They would find something else.
     """
-    code = (
-        "import os, numba, numpy, onnxruntime, fuserec.serve.pipeline as p;"
-        "print(numpy.__version__, os.path.realpath(p.__file__))"
-    )
+    code = "import numba, numpy, onnxruntime, fuserec.serve.pipeline as p; print(numpy.__version__, p.__file__)"
     found = [
         subprocess.run([sys.executable, *isolated, "-c", code], capture_output=True, text=True, check=False)
         for isolated in ((), ("-I",))
@@ -132,7 +137,7 @@ def check_environment() -> None:
         last = (found[1].stderr.strip().splitlines() or [found[1].stdout.strip()])[-1]
         raise SystemExit(
             f"the processes of the models would not find what this one does ({last}): they do not look at PYTHONPATH; "
-            "install what is needed into an environment of its own, as bench/device/run.sh does"
+            "bash bench/serving/host.sh WHEELS VENV makes an environment that they take"
         )
 
 
@@ -190,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("what", choices=("prepare", "measure"))
     add("--folder", type=Path, default=Path("build/bench-gpu"), help="for the checkpoint, repositories, calls and logs")
+    add("--onnxruntime", metavar="VERSION", help="that of the GPU host, where it is older than the one here (prepare)")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="of both servers (cuda)")
     add("--items", type=int, nargs="+", help="sizes of the catalogues (1000000 10000000)")
     add("--index", type=Path, nargs="*", default=[], help="indexes that are there: 128 columns, ids from 0 on")
@@ -206,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if options.what == "prepare":
-            prepare(folder)
+            prepare(folder, options.onnxruntime)
             return 0
         check_environment()
         rows: list[Row] = []
