@@ -30,18 +30,9 @@ def test_closed_client_says_so(scheme: str, client: str) -> None:
                 call()
 
 
-def test_close_during_a_call() -> None:
-    with serving("grpc") as servers, Recommender(urls(servers), timeout_ms=10_000) as recommender:
-        servers[0].behave = linger(10)
-        timer = threading.Timer(0.2, recommender.close)
-        timer.start()
-        with pytest.raises(InvalidRequest, match="closed"):
-            recommender.recommend(user_id=1)
-        timer.join()
-
-
-def test_close_during_a_call_over_http() -> None:
-    with serving("http") as servers, Recommender(urls(servers), timeout_ms=10_000) as recommender:
+@schemes
+def test_close_during_a_call(scheme: str) -> None:
+    with serving(scheme) as servers, Recommender(urls(servers), timeout_ms=10_000) as recommender:
         servers[0].behave = linger(10)
         timer = threading.Timer(0.2, recommender.close)
         timer.start()

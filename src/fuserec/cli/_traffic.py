@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fuserec.cli import INTERRUPTED
 from fuserec.cli._app import JsonFlag, app
 from fuserec.errors import UsageError
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 TargetArgument = Annotated[str, typer.Argument(help="host:port of a server of this machine, or its repository.")]
 ShareOption = Annotated[float, typer.Option(help="Share of the users, 0 to 1, that the tried version answers.")]
 WaitOption = Annotated[float, typer.Option("--wait-s", help="Seconds to wait for the word of the server.")]
-# What a shell expects of a command that Ctrl-C ended.
-_INTERRUPTED = 130
 
 
 @app.command()
@@ -131,7 +130,7 @@ def traffic(
 
 def _end(message: str) -> None:
     typer.echo(f"fuserec: {message}", err=True)
-    raise typer.Exit(_INTERRUPTED)
+    raise typer.Exit(INTERRUPTED)
 
 
 def _repository(target: str) -> Path:
